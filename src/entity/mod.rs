@@ -1,0 +1,156 @@
+//! What the scheduler keeps: eleven entities, each described once, in a file of its own.
+//!
+//! An entity's file holds the typed struct the scheduler uses and a `const` [`Entity`]: the table of its fields, from
+//! which the engine (mapping, backfill, verification) does all its work. The engine walks [`ENTITIES`] and never names
+//! one. A test holds files, list, structs and `information_schema` against each other, both ways.
+
+mod audit;
+mod execution_logs;
+mod graph_jobs;
+mod impact_snapshots;
+mod locks;
+mod policy_jobs;
+mod run_summaries;
+mod runs;
+mod schedules;
+mod triggers;
+mod workers;
+
+/// Every entity, parents before children.
+pub const ENTITIES: &[&Entity] = &[
+    &schedules::ENTITY,
+    &triggers::ENTITY,
+    &runs::ENTITY,
+    &graph_jobs::ENTITY,
+    &policy_jobs::ENTITY,
+    &impact_snapshots::ENTITY,
+    &workers::ENTITY,
+    &execution_logs::ENTITY,
+    &locks::ENTITY,
+    &run_summaries::ENTITY,
+    &audit::ENTITY,
+];
+
+/// The entity of that name, if there is one.
+pub fn named(name: &str) -> Option<&'static Entity> {
+    ENTITIES.iter().copied().find(|entity| entity.name == name)
+}
+
+/// One kind of scheduler record.
+#[derive(Debug)]
+pub struct Entity {
+    /// The name of the MongoDB collection and of the table in schema `scheduler`.
+    pub name: &'static str,
+    /// The BSON type of `_id` that stands in column `id` as it is.
+    pub key: KeyType,
+    /// Every field but `_id`, in the order of the table's columns.
+    pub fields: &'static [Field],
+}
+
+/// The type of `_id` that an entity's own writers use. Keys of any other type are kept too, see [`crate::mapping::Key`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyType {
+    /// A string, stored as it is.
+    Text,
+    /// An ObjectId, stored as 24 lower-case hexadecimal digits.
+    ObjectId,
+}
+
+/// One field of a document and the column that holds it.
+#[derive(Debug)]
+pub struct Field {
+    /// The field's name in the document.
+    pub name: &'static str,
+    /// The column's name. It is also accepted as a field name when `name` is absent (older writers used snake_case).
+    pub column: &'static str,
+    /// What the column holds.
+    pub kind: Kind,
+    /// Whether a row can do without it.
+    pub presence: Presence,
+    /// Further field names of older writers, accepted when `name` is absent.
+    pub older: &'static [&'static str],
+}
+
+impl Field {
+    /// A field that a row can do without; the column is nullable.
+    pub const fn new(name: &'static str, column: &'static str, kind: Kind) -> Self {
+        Self { name, column, kind, presence: Presence::Optional, older: &[] }
+    }
+
+    /// A field without which there is no row: a document that lacks it is quarantined. The column is `not null`.
+    pub const fn required(name: &'static str, column: &'static str, kind: Kind) -> Self {
+        Self { name, column, kind, presence: Presence::Required, older: &[] }
+    }
+
+    /// The same field with further names that older writers gave it.
+    pub const fn older(self, older: &'static [&'static str]) -> Self {
+        Self { older, ..self }
+    }
+}
+
+/// Whether a row can do without a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// The column is `not null`; a document whose value cannot fill it is quarantined.
+    Required,
+    /// The column is nullable.
+    Optional,
+}
+
+/// What a column holds and which BSON value it gives back exactly (every other value goes to the residue too).
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// `text collate "C"` that an index holds: a string of at most [`NAME_LIMIT`] bytes.
+    Name,
+    /// `text collate "C"` outside any index: a string of any length.
+    Text,
+    /// `text collate "C"` with a `check`: one word of a closed vocabulary.
+    Word(&'static Vocabulary),
+    /// `timestamptz`: a BSON date. ISO-8601 strings fill the column and stand in the residue.
+    Instant,
+    /// `integer`: a BSON Int32.
+    Int32,
+    /// `bigint`: a BSON Int64.
+    Int64,
+    /// `boolean`: a BSON boolean.
+    Bool,
+    /// `jsonb`: any BSON value. SQL null is an absent field, JSON null a null.
+    Json,
+}
+
+impl Kind {
+    /// The column's type as `information_schema.columns.data_type` gives it.
+    pub const fn data_type(self) -> &'static str {
+        match self {
+            Self::Name | Self::Text | Self::Word(_) => "text",
+            Self::Instant => "timestamp with time zone",
+            Self::Int32 => "integer",
+            Self::Int64 => "bigint",
+            Self::Bool => "boolean",
+            Self::Json => "jsonb",
+        }
+    }
+}
+
+/// Longest [`Kind::Name`], in bytes. Three of them and a key fit an index entry (2,704 bytes) together.
+pub const NAME_LIMIT: usize = 384;
+
+/// Longest text of a key in column `id`, in bytes. Documents with longer keys are quarantined.
+pub const KEY_LIMIT: usize = 1_400;
+
+/// The words of a closed vocabulary.
+#[derive(Debug)]
+pub struct Vocabulary {
+    /// The words that the column's `check` allows.
+    pub words: &'static [&'static str],
+    /// Older spellings and the word each stands for.
+    pub older: &'static [(&'static str, &'static str)],
+}
+
+impl Vocabulary {
+    /// The word that stands in the column for `spelling`; nothing when the vocabulary does not know it.
+    pub fn word(&self, spelling: &str) -> Option<&'static str> {
+        let older = || self.older.iter().find(|(old, _)| *old == spelling).map(|(_, word)| *word);
+        self.words.iter().copied().find(|word| *word == spelling).or_else(older)
+    }
+}

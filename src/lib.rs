@@ -1,0 +1,3 @@
+//! Moves a running job scheduler from MongoDB to PostgreSQL without stopping it and without losing a write.
+
+pub mod entity;
