@@ -1,0 +1,260 @@
+//! BSON values as `jsonb`, and back.
+//!
+//! Ordinary values are ordinary JSON: an integer that fits Int32 is an Int32, a larger one an Int64, a fractional number
+//! a Double. Every other value is canonical extended JSON. A value whose JSON would not give back the same BSON, or that
+//! `jsonb` would refuse, is [`Ambiguous`]; its field goes to the residue.
+
+use std::io::Write;
+
+use bson::raw::RawBsonRef;
+use bson::spec::ElementType;
+use bson::{Bson, RawDocument, RawDocumentBuf};
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
+
+use super::raw::{self, Element, elements};
+
+/// Nesting beyond this goes to the residue, far from where PostgreSQL's parser would run out of stack.
+const DEPTH_LIMIT: usize = 150;
+
+/// The value has no JSON that gives it back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ambiguous;
+
+/// Appends the JSON of `element`'s value to `out`; on an error `out` holds a beginning to be cut off.
+pub fn write(element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    write_value(element, DEPTH_LIMIT, out)
+}
+
+fn write_value(element: &Element<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    match element.value().map_err(|_| Ambiguous)? {
+        RawBsonRef::Null => out.extend_from_slice(b"null"),
+        RawBsonRef::Boolean(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
+        RawBsonRef::String(text) => return write_text(text, out),
+        RawBsonRef::Int32(value) => return print(out, format_args!("{value}")),
+        RawBsonRef::Int64(value) if i32::try_from(value).is_err() => return print(out, format_args!("{value}")),
+        RawBsonRef::Int64(value) => return print(out, format_args!(r#"{{"$numberLong":"{value}"}}"#)),
+        RawBsonRef::Double(value) if value.fract() != 0.0 && value.is_finite() => {
+            return print(out, format_args!("{value:?}"));
+        }
+        RawBsonRef::DateTime(date) => {
+            let millis = date.timestamp_millis();
+            return print(out, format_args!(r#"{{"$date":{{"$numberLong":"{millis}"}}}}"#));
+        }
+        RawBsonRef::Document(document) => return write_document(document, depth, out),
+        RawBsonRef::Array(array) => return write_array(array.as_ref(), depth, out),
+        _ => return write_extended(element, out),
+    }
+    Ok(())
+}
+
+fn print(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) -> Result<(), Ambiguous> {
+    out.write_fmt(text).map_err(|_| Ambiguous)
+}
+
+fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    if text.as_bytes().contains(&0) {
+        return Err(Ambiguous); // jsonb has no NUL
+    }
+    serde_json::to_writer(out, text).map_err(|_| Ambiguous)
+}
+
+fn write_document(document: &RawDocument, depth: usize, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    let inside = depth.checked_sub(1).ok_or(Ambiguous)?;
+    let mut names = Names::default();
+    out.push(b'{');
+    for element in elements(document) {
+        let element = element.map_err(|_| Ambiguous)?;
+        // A name that starts with `$` would be read back as extended JSON; of equal names jsonb keeps only the last.
+        if element.name().starts_with('$') || !names.insert(element.name()) {
+            return Err(Ambiguous);
+        }
+        separate(out, b'{');
+        write_text(element.name(), out)?;
+        out.push(b':');
+        write_value(&element, inside, out)?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn write_array(array: &RawDocument, depth: usize, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    let inside = depth.checked_sub(1).ok_or(Ambiguous)?;
+    out.push(b'[');
+    for (index, element) in elements(array).enumerate() {
+        let element = element.map_err(|_| Ambiguous)?;
+        // The server keeps whatever names a writer gave to an array's elements; JSON has none.
+        if !is_index(element.name(), index) {
+            return Err(Ambiguous);
+        }
+        separate(out, b'[');
+        write_value(&element, inside, out)?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn is_index(name: &str, index: usize) -> bool {
+    // "01" parses as 1 but is not its name.
+    name.parse() == Ok(index) && (name == "0" || !name.starts_with(['0', '+']))
+}
+
+fn separate(out: &mut Vec<u8>, opening: u8) {
+    if out.last() != Some(&opening) {
+        out.push(b',');
+    }
+}
+
+/// Canonical extended JSON, if it gives back the same bytes.
+fn write_extended(element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    let start = out.len();
+    let value = element.value().map_err(|_| Ambiguous)?;
+    let json = Bson::try_from(value).map_err(|_| Ambiguous)?.into_canonical_extjson();
+    serde_json::to_writer(&mut *out, &json).map_err(|_| Ambiguous)?;
+    let nul = out[start..].windows(6).any(|window| window == br"\u0000");
+    let mut back = Vec::with_capacity(element.bytes().len());
+    push_extended(&mut back, element.name(), json)?;
+    if nul || back != element.bytes() { Err(Ambiguous) } else { Ok(()) }
+}
+
+/// Appends the element that canonical extended JSON stands for.
+fn push_extended(out: &mut Vec<u8>, name: &str, json: serde_json::Value) -> Result<(), Ambiguous> {
+    let value = Bson::try_from(json).map_err(|_| Ambiguous)?;
+    let document = RawDocumentBuf::try_from(&bson::doc! { "": value }).map_err(|_| Ambiguous)?;
+    let element = raw::first(&document).ok_or(Ambiguous)?;
+    raw::push_head(out, element.kind(), name);
+    out.extend_from_slice(element.value_bytes());
+    Ok(())
+}
+
+/// Tells whether a name came before, without an allocation for the few names that most documents have.
+#[derive(Default)]
+struct Names<'a> {
+    few: [Option<&'a str>; 12],
+    count: usize,
+    many: std::collections::HashSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn insert(&mut self, name: &'a str) -> bool {
+        let few = &self.few[..self.count];
+        if few.contains(&Some(name)) || self.many.contains(name) {
+            return false;
+        }
+        match self.few.get_mut(self.count) {
+            Some(free) => {
+                *free = Some(name);
+                self.count += 1;
+                true
+            }
+            None => self.many.insert(name),
+        }
+    }
+}
+
+/// Appends the element `name` whose value has the JSON text `json`.
+pub fn read(json: &[u8], name: &str, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    deserializer.disable_recursion_limit();
+    ElementSeed { out, name }.deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+/// Reads one JSON value straight into the bytes of a BSON element.
+struct ElementSeed<'a> {
+    out: &'a mut Vec<u8>,
+    name: &'a str,
+}
+
+impl ElementSeed<'_> {
+    fn push(self, kind: ElementType, value: &[u8]) {
+        raw::push_head(self.out, kind, self.name);
+        self.out.extend_from_slice(value);
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ElementSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ElementSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.push(ElementType::Null, &[]);
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.push(ElementType::Boolean, &[u8::from(value)]);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        match i32::try_from(value) {
+            Ok(value) => self.push(ElementType::Int32, &value.to_le_bytes()),
+            Err(_) => self.push(ElementType::Int64, &value.to_le_bytes()),
+        }
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
+        let value = i64::try_from(value).map_err(|_| E::custom("an integer beyond Int64 is written by no mapping"))?;
+        self.visit_i64(value)
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.push(ElementType::Double, &value.to_le_bytes());
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        raw::push_head(self.out, ElementType::String, self.name);
+        raw::push_string(self.out, text);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        raw::push_head(self.out, ElementType::Array, self.name);
+        let start = raw::open(self.out);
+        let mut index = 0_usize;
+        while array.next_element_seed(ElementSeed { out: self.out, name: &index.to_string() })?.is_some() {
+            index += 1;
+        }
+        raw::close(self.out, start);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut next = map.next_key::<std::borrow::Cow<'de, str>>()?;
+        if let Some(name) = next.as_ref().filter(|name| name.starts_with('$')) {
+            let json = extended(name.clone().into_owned(), map)?;
+            return push_extended(self.out, self.name, json).map_err(|_| A::Error::custom("not extended JSON"));
+        }
+        raw::push_head(self.out, ElementType::EmbeddedDocument, self.name);
+        let start = raw::open(self.out);
+        while let Some(name) = next {
+            map.next_value_seed(ElementSeed { out: self.out, name: &name })?;
+            next = map.next_key()?;
+        }
+        raw::close(self.out, start);
+        Ok(())
+    }
+}
+
+/// The object that starts with the name `first`, which only extended JSON has.
+fn extended<'de, A: MapAccess<'de>>(first: String, mut map: A) -> Result<serde_json::Value, A::Error> {
+    let mut object = serde_json::Map::new();
+    object.insert(first, map.next_value()?);
+    while let Some((name, value)) = map.next_entry()? {
+        object.insert(name, value);
+    }
+    Ok(serde_json::Value::Object(object))
+}
