@@ -4,17 +4,21 @@
 //! which the engine (mapping, backfill, verification) does all its work. The engine walks [`ENTITIES`] and never names
 //! one. A test holds files, list, structs and `information_schema` against each other, both ways.
 
-mod audit;
-mod execution_logs;
-mod graph_jobs;
-mod impact_snapshots;
-mod locks;
-mod policy_jobs;
-mod run_summaries;
-mod runs;
-mod schedules;
-mod triggers;
-mod workers;
+pub mod audit;
+pub mod execution_logs;
+pub mod graph_jobs;
+pub mod impact_snapshots;
+pub mod locks;
+pub mod policy_jobs;
+pub mod run_summaries;
+pub mod runs;
+pub mod schedules;
+pub mod triggers;
+pub mod workers;
+
+use bson::serde_helpers::datetime::FromChrono04DateTime;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 /// Every entity, parents before children.
 pub const ENTITIES: &[&Entity] = &[
@@ -154,3 +158,11 @@ impl Vocabulary {
         self.words.iter().copied().find(|word| *word == spelling).or_else(older)
     }
 }
+
+/// A moment in a typed struct: a BSON date in the document, so milliseconds is all that it keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Instant(#[serde(with = "FromChrono04DateTime")] pub DateTime<Utc>);
+
+#[cfg(test)]
+mod tests;
