@@ -41,7 +41,10 @@ fn write_value(element: &Element<'_>, depth: usize, out: &mut Vec<u8>) -> Result
             return print(out, format_args!(r#"{{"$date":{{"$numberLong":"{millis}"}}}}"#));
         }
         RawBsonRef::Document(document) => return write_document(document, depth, out),
-        RawBsonRef::Array(array) => return write_array(array.as_ref(), depth, out),
+        RawBsonRef::Array(_) => {
+            let array = RawDocument::from_bytes(element.value_bytes()).map_err(|_| Ambiguous)?;
+            return write_array(array, depth, out);
+        }
         _ => return write_extended(element, out),
     }
     Ok(())
