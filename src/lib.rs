@@ -2,9 +2,17 @@
 
 pub mod backfill;
 pub mod entity;
+pub mod lock;
 pub mod mapping;
 pub mod migrate;
+pub mod scan;
 pub mod secret;
 pub mod source;
 pub mod stamp;
 pub mod target;
+
+/// An error and its sources, joined by colons.
+pub fn error_text(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
