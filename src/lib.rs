@@ -1,7 +1,9 @@
 //! Moves a running job scheduler from MongoDB to PostgreSQL without stopping it and without losing a write.
 
 pub mod backfill;
+pub mod cli;
 pub mod dataset;
+pub mod embedded;
 pub mod entity;
 pub mod lock;
 pub mod mapping;
