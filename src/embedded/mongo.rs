@@ -100,7 +100,7 @@ impl MongoServer {
     /// first.
     pub async fn start_again(&mut self) -> Result<(), EmbeddedError> {
         self.start_on(self.port).await?;
-        let client = self.client().await?;
+        let client = self.client()?;
         let ready = self.until_writable(&client.database("admin")).await;
         client.shutdown().await;
         ready
@@ -123,7 +123,7 @@ impl MongoServer {
         }
         let mut server = blocking(move || Self::prepare(options, set, password)).await?;
         port::on_a_free_one(async |port| server.start_on(port).await).await?;
-        let client = server.client().await?;
+        let client = server.client()?;
         let ready = server.initiate(&client.database("admin")).await;
         client.shutdown().await;
         ready.map(|()| server)
@@ -153,7 +153,7 @@ impl MongoServer {
         self.supervisor.until(port, || listens(&log, port)).await
     }
 
-    async fn client(&self) -> Result<Client, EmbeddedError> {
+    fn client(&self) -> Result<Client, EmbeddedError> {
         let address = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: Some(self.port) };
         let mut options = ClientOptions::builder().hosts(vec![address]).direct_connection(true).build();
         options.server_selection_timeout = Some(Duration::from_secs(5));

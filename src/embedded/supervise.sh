@@ -8,6 +8,7 @@
 #   stop SIGNAL                      ends the server and waits for it                -> stopped STATUS
 #   keep                             outlives the owner, until the server is ended   -> kept
 unset SUPERVISE
+PATH=${PATH:-}:/usr/bin:/bin
 folder=$1 last=$2 server='' logger='' status=0
 # PIPE too: the owner may die before it reads an answer, and that must not end us before the clearing up.
 trap '' INT TERM HUP PIPE

@@ -105,18 +105,19 @@ impl Drop for Bed {
     }
 }
 
+/// Tries both before it complains of either.
 async fn drop_databases(mongo_url: &str, admin_url: &str, name: &str) {
-    let postgres = async {
-        run_sql(admin_url, &format!("drop database {name} with (force)"))
-            .await
-            .expect("drop the database in PostgreSQL");
-    };
-    let mongo = async {
-        let client = mongodb::Client::with_uri_str(mongo_url).await.expect("open MongoDB");
-        client.database(name).drop().await.expect("drop the database in MongoDB");
-        client.shutdown().await;
-    };
-    tokio::join!(postgres, mongo);
+    let statement = format!("drop database {name} with (force)");
+    let (postgres, mongo) = tokio::join!(run_sql(admin_url, &statement), drop_in_mongo(mongo_url, name));
+    postgres.expect("drop the database in PostgreSQL");
+    mongo.expect("drop the database in MongoDB");
+}
+
+async fn drop_in_mongo(url: &str, name: &str) -> Result<(), mongodb::error::Error> {
+    let client = mongodb::Client::with_uri_str(url).await?;
+    let dropped = client.database(name).drop().await;
+    client.shutdown().await;
+    dropped
 }
 
 /// Polls `condition` until it holds; fails with `what` when that takes longer than `limit`.
