@@ -155,7 +155,9 @@ async fn make_template(admin_url: &str, url_of: impl Fn(&str) -> String) -> Stri
 
 /// Fills the template.
 async fn build_template(url: &str) {
-    PgConnection::connect(url).await.expect("open the template").close().await.expect("close the template");
+    let mut connection = PgConnection::connect(url).await.expect("open the template");
+    scheduler_bridge::migrate::run(&mut connection).await.expect("migrate the template");
+    connection.close().await.expect("close the template");
 }
 
 /// Drops what earlier runs left in a server that is not ours: templates, and databases of tests that were killed.
