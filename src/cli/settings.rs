@@ -42,7 +42,7 @@ pub(super) struct Given {
 }
 
 /// How many workers a command may use.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Workers {
     /// How many workers run at once [default: one a processor, at most 8] [file: workers]
     #[arg(long, env = "BRIDGE_WORKERS", hide_env_values = true, value_name = "N")]
