@@ -1,11 +1,21 @@
 //! Moves a running job scheduler from MongoDB to PostgreSQL without stopping it and without losing a write.
 
 pub mod backfill;
+pub mod cli;
 pub mod dataset;
+pub mod embedded;
 pub mod entity;
+pub mod lock;
 pub mod mapping;
 pub mod migrate;
+pub mod scan;
 pub mod secret;
 pub mod source;
 pub mod stamp;
 pub mod target;
+
+/// An error and its sources, joined by colons.
+pub fn error_text(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}

@@ -37,10 +37,33 @@ pub struct DriverError(pub Error);
 impl std::fmt::Display for DriverError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0.kind.as_ref() {
-            ErrorKind::Command(error) => write!(f, "{} (code {} {})", error.message, error.code, error.code_name),
+            ErrorKind::Command(error) => {
+                write!(f, "{} (code {} {})", without_command(&error.message), error.code, error.code_name)
+            }
+            ErrorKind::ServerSelection { message, .. } => f.write_str(&without_labels(message)),
             kind => write!(f, "{kind}"),
         }
     }
+}
+
+/// A refusal repeats the whole command; its name says as much.
+fn without_command(message: &str) -> String {
+    match message.split_once(" to execute command { ") {
+        Some((refusal, command)) => {
+            format!("{refusal} to execute command {}", command.split(':').next().unwrap_or_default())
+        }
+        None => message.to_owned(),
+    }
+}
+
+/// The view of the servers holds an error for each, with labels and sources that say nothing to a person.
+fn without_labels(message: &str) -> String {
+    let mut parts = message.split(", labels: {");
+    let mut text = parts.next().unwrap_or_default().replace("Error: Kind: ", "Error: ");
+    for part in parts {
+        text.push_str(part.split_once("server response: ").map_or("", |(_, rest)| rest.trim_start_matches("None")));
+    }
+    text
 }
 
 impl std::error::Error for DriverError {}
@@ -61,17 +84,14 @@ pub enum SourceError {
         reason: String,
     },
     /// No server answers, or the replica set has no primary.
-    #[error("could not reach MongoDB within {} s", SELECTION_WAIT.as_secs())]
+    #[error("could not reach MongoDB")]
     Unreachable {
         /// The driver's answer.
         source: DriverError,
     },
     /// Servers answer, but have not been joined into a replica set yet.
     #[error("the MongoDB server was started for a replica set, but the set was never initiated")]
-    Uninitiated {
-        /// The driver's answer.
-        source: DriverError,
-    },
+    Uninitiated,
     /// Wrong user, password or authentication database.
     #[error("MongoDB refused the user or the password")]
     Authentication {
@@ -177,7 +197,11 @@ impl Source {
         self.run(doc! { "ping": 1 }, "ping MongoDB").await?;
         let hello = self.run(doc! { "hello": 1 }, "ask MongoDB for its replica set").await?;
         let is_mongos = hello.get_str("msg").is_ok_and(|message| message == "isdbgrid");
-        if is_mongos || hello.contains_key("setName") { Ok(()) } else { Err(SourceError::Standalone) }
+        match (hello.contains_key("setName") || is_mongos, hello.get_bool("isreplicaset")) {
+            (true, _) => Ok(()),
+            (false, Ok(true)) => Err(SourceError::Uninitiated),
+            (false, _) => Err(SourceError::Standalone),
+        }
     }
 
     async fn require_version(&self) -> Result<(), SourceError> {
@@ -249,7 +273,7 @@ fn unselected(message: String, error: Error) -> SourceError {
     if message.contains("SCRAM failure") || message.contains("AuthenticationFailed") {
         SourceError::Authentication { source }
     } else if message.contains("RsGhost") || message.contains("RSGhost") {
-        SourceError::Uninitiated { source }
+        SourceError::Uninitiated
     } else {
         SourceError::Unreachable { source }
     }
@@ -266,4 +290,48 @@ fn code(error: &Error) -> Option<i32> {
 
 fn visible(databases: &[String]) -> String {
     if databases.is_empty() { String::new() } else { format!("; the server has {}", databases.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bad_url_is_refused_without_its_password() {
+        let bad = [
+            "mongodb://me:hunt@er2@host:27017/",
+            "mongodb://me:hunter2/zzzz@host:27017/",
+            "mongodb://me:hunter2%zz@host/",
+            "mongodb://me:hunter2@host:port/",
+            "mongodb://me:hunter2@host/?w=hunter2",
+            "postgres://me:hunter2@host/",
+            "me:hunter2@host:27017",
+        ];
+        for url in bad {
+            let text = match options(&SecretString::from(url)).await {
+                Err(error) => error.to_string(),
+                Ok(_) => continue,
+            };
+            assert!(text.starts_with("the MongoDB URL is not valid: ") && !text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_driver_error_is_told_without_the_command_and_the_labels() {
+        let refusal = "not authorized on x to execute command { listCollections: 1, lsid: { id: UUID(\"9\") } }";
+        assert_eq!(without_command(refusal), "not authorized on x to execute command listCollections");
+        let view = "Servers: [ { Address: a:1, Error: Kind: I/O error: refused, labels: {\"Retry\"}, source: None, \
+                    server response: None }, { Address: b:1 } ]";
+        assert_eq!(without_labels(view), "Servers: [ { Address: a:1, Error: I/O error: refused }, { Address: b:1 } ]");
+    }
+
+    #[test]
+    fn a_stepdown_is_transient_and_a_missing_privilege_is_not() {
+        for code in [6, 43, 91, 189, 10107, 11602, 13436] {
+            assert!(transient_code(code), "{code}");
+        }
+        for code in [13, 18, 26, 50, 59, 11601] {
+            assert!(!transient_code(code), "{code}");
+        }
+    }
 }

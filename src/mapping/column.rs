@@ -65,9 +65,9 @@ fn fill_scalar(kind: Kind, value: RawBsonRef<'_>, out: &mut Vec<u8>) -> Fit {
             integer(value).map_or(Fit::Nothing, |value| put(out, &value.to_be_bytes(), Fit::Nearest))
         }
         (Kind::Instant, value) => fill_instant(value, out),
-        (Kind::Word(vocabulary), RawBsonRef::String(spelling)) => vocabulary
-            .word(spelling)
-            .map_or(Fit::Nothing, |word| put(out, word.as_bytes(), exact_if(word == spelling))),
+        (Kind::Word(vocabulary), RawBsonRef::String(spelling)) => {
+            vocabulary.word(spelling).map_or(Fit::Nothing, |word| put(out, word.as_bytes(), exact_if(word == spelling)))
+        }
         _ => Fit::Nothing,
     }
 }
@@ -169,6 +169,7 @@ fn push(out: &mut Vec<u8>, kind: ElementType, name: &str, value: &[u8]) {
 /// A short rendering of a value for the reason of a refusal.
 pub fn show(element: &Element<'_>) -> String {
     let value = element.value().ok().and_then(|value| Bson::try_from(value).ok());
-    let text = value.map_or_else(|| "bytes that are not UTF-8".to_owned(), |value| value.into_relaxed_extjson().to_string());
+    let text =
+        value.map_or_else(|| "bytes that are not UTF-8".to_owned(), |value| value.into_relaxed_extjson().to_string());
     if text.len() <= 80 { text } else { format!("{}…", &text[..text.floor_char_boundary(80)]) }
 }

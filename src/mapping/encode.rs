@@ -15,8 +15,8 @@ use crate::stamp::Stamp;
 pub struct Encoded {
     /// What stands in column `id`.
     pub key: Key,
-    /// Whether the row has a residue.
-    pub irregular: bool,
+    /// The fields in its residue; a regular document has none.
+    pub irregular: Vec<String>,
 }
 
 /// A document that cannot become a row, and why.
@@ -170,6 +170,7 @@ fn require(field: &Field, value: Option<&Element<'_>>) -> Result<(), String> {
 #[derive(Default)]
 struct Residue {
     set: Option<Builder>,
+    names: Vec<String>,
     unset: Vec<&'static str>,
 }
 
@@ -177,6 +178,7 @@ impl Residue {
     /// Keeps `element` as it is.
     fn set(&mut self, element: &Element<'_>) {
         self.set.get_or_insert_default().bytes().extend_from_slice(element.bytes());
+        self.names.push(element.name().to_owned());
     }
 
     /// Notes that the document has no field `name` though its column is filled.
@@ -184,12 +186,12 @@ impl Residue {
         self.unset.push(name);
     }
 
-    /// Appends the column; returns whether there was anything to keep.
-    fn push_to(self, out: &mut Vec<u8>) -> bool {
+    /// Appends the column; returns the names of the fields it keeps.
+    fn push_to(self, out: &mut Vec<u8>) -> Vec<String> {
         // What is unset came from an element that is set, so no residue without a set.
         let Some(mut set) = self.set else {
             tuple::push_null(out);
-            return false;
+            return self.names;
         };
         raw::close(set.bytes(), 0);
         let start = tuple::open(out);
@@ -201,7 +203,7 @@ impl Residue {
         }
         raw::close(out, start);
         tuple::close(out, start);
-        true
+        self.names
     }
 }
 

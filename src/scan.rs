@@ -1,0 +1,101 @@
+//! Reading a collection in the order of its `_id` index, from one `_id` to another, across all BSON types.
+//!
+//! Invariant: index bounds (`min`, `max`) are used, not `$gt` and `$lt`: those match values of their own type only and
+//! would pass over NaN and null without a word. Reads are majority-committed and causally after a given oplog time.
+
+use std::time::Duration;
+
+use bson::raw::cstr;
+use bson::{Bson, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use mongodb::error::{Error, ErrorKind, Result};
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+
+use crate::mapping::raw::{self, Builder};
+use crate::source::Source;
+
+/// How long one answer of the source may take.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(120);
+
+/// A range of `_id`: documents `{_id: …}`, the lower bound included, the upper one not; nothing is open.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Range {
+    /// Where it begins.
+    pub lower: Option<RawDocumentBuf>,
+    /// Where it ends.
+    pub upper: Option<RawDocumentBuf>,
+}
+
+/// The document `{_id: …}` of `document`.
+pub fn id_of(document: &RawDocument) -> Option<RawDocumentBuf> {
+    let mut builder = Builder::default();
+    builder.bytes().extend_from_slice(raw::find(document, "_id")?.bytes());
+    builder.finish().ok()
+}
+
+/// An oplog time that is majority-committed and not before `after`: every write up to it is seen by reads after it.
+pub async fn committed_time(source: &Source, collection: &str, after: Option<Timestamp>) -> Result<Timestamp> {
+    let command = doc! {
+        "find": collection, "limit": 1, "projection": { "_id": 1 }, "readConcern": concern(after), "singleBatch": true,
+    };
+    let answer = deadline(source.database().run_command(command)).await?;
+    answer.get_timestamp("operationTime").map_err(|_| no_time())
+}
+
+fn no_time() -> Error {
+    ErrorKind::Custom(std::sync::Arc::new("the server's answer has no operationTime")).into()
+}
+
+fn concern(after: Option<Timestamp>) -> Bson {
+    let mut concern = doc! { "level": "majority" };
+    if let Some(time) = after {
+        concern.insert("afterClusterTime", time);
+    }
+    concern.into()
+}
+
+/// Begins to read `range` of `collection`, `batch` documents an answer, as of `after` or later.
+pub async fn open(source: &Source, collection: &str, range: &Range, batch: u32, after: Timestamp) -> Result<Scan> {
+    let mut command = rawdoc! {
+        "find": collection, "hint": { "_id": 1 }, "sort": { "_id": 1 }, "batchSize": i64::from(batch),
+        "readConcern": { "level": "majority", "afterClusterTime": after },
+    };
+    for (name, bound) in [(cstr!("min"), &range.lower), (cstr!("max"), &range.upper)] {
+        if let Some(bound) = bound {
+            command.append(name, bound.as_ref());
+        }
+    }
+    let cursor = source.database().run_raw_cursor_command(command).batch_size(batch).batch();
+    Ok(Scan { cursor: deadline(cursor).await? })
+}
+
+/// An open read.
+pub struct Scan {
+    cursor: RawBatchCursor,
+}
+
+impl Scan {
+    /// The next answer, never an empty one; nothing at the end. Not cancel-safe: a dropped call loses an answer.
+    pub async fn next(&mut self) -> Result<Option<RawBatch>> {
+        while let Some(batch) = deadline(async { futures::StreamExt::next(&mut self.cursor).await.transpose() }).await?
+        {
+            if !batch.doc_slices()?.is_empty() {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The documents of one answer.
+pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>> {
+    batch.doc_slices()?.into_iter().map(|document| Ok(document?.as_document().ok_or_else(no_document)?)).collect()
+}
+
+fn no_document() -> Error {
+    ErrorKind::Custom(std::sync::Arc::new("the server's answer holds what is no document")).into()
+}
+
+async fn deadline<T>(answer: impl IntoFuture<Output = Result<T>>) -> Result<T> {
+    let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer in time");
+    tokio::time::timeout(ANSWER_WAIT, answer.into_future()).await.map_err(late)?
+}

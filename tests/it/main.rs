@@ -1,0 +1,6 @@
+//! The integration tests: one binary, so that all tests share one pair of servers.
+
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a test fails by a panic and speaks by printing")]
+
+mod bed;
+mod embedded;
