@@ -3,5 +3,6 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a test fails by a panic and speaks by printing")]
 
 mod bed;
+mod cli;
 mod embedded;
 mod verify;
