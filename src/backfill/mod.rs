@@ -23,11 +23,12 @@ use sqlx::PgConnection;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use census::census;
+pub use census::{Refused, TOLD, census};
 pub use ledger::Tally;
 pub use limit::Rate;
 
 pub use progress::Progress;
+pub use read::BATCH_BYTES;
 
 use crate::entity::Entity;
 use crate::lock;
@@ -55,7 +56,15 @@ pub struct Options {
     pub patience: Duration,
     /// Bytes of one chunk, aimed at.
     pub chunk_bytes: i64,
+    /// Bytes of BSON of one batch, aimed at.
+    pub batch_bytes: u64,
 }
+
+/// [`Options::lease`] when nobody asks for another: how long the work of a process that was killed waits.
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// [`Options::patience`] when nobody asks for another: a restart of either server fits in.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What became of one collection.
 #[derive(Debug, Clone)]
@@ -195,6 +204,7 @@ pub async fn run(
         limiter: Arc::new(Limiter::new(options.rate)),
         jobs: jobs.collect::<HashMap<_, _>>(),
         patience: options.patience,
+        batch_bytes: options.batch_bytes,
         cancel: cancel.clone(),
     });
     work(&shared, options.workers).await?;
