@@ -8,7 +8,6 @@ pub mod entity;
 pub mod lock;
 pub mod mapping;
 pub mod migrate;
-
 pub mod plan;
 pub mod scan;
 pub mod secret;

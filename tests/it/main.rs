@@ -5,4 +5,5 @@
 mod bed;
 mod cli;
 mod embedded;
+mod schema;
 mod verify;
