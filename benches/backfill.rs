@@ -311,7 +311,7 @@ fn python() -> PathBuf {
     if !python.exists() {
         let run = |command: &mut Command| assert!(command.status().expect("run python3").success(), "{command:?}");
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-        run(Command::new(&python).args(["-m", "pip", "install", "-q", "pymongo==4.15.1", "psycopg[binary]==3.2.10"]));
+        run(Command::new(&python).args(["-m", "pip", "install", "-q", "pymongo==4.20.0", "psycopg[binary]==3.3.9"]));
     }
     python
 }
