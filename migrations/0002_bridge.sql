@@ -3,7 +3,7 @@
 create schema if not exists bridge;
 
 create table if not exists bridge.fence (
-    only boolean primary key default true constraint fence_is_one_row check (only),
+    singleton boolean primary key default true constraint fence_is_one_row check (singleton),
     phase text not null constraint fence_phase check (phase in ('mongo', 'mongo-primary', 'postgres-primary', 'postgres')),
     epoch integer not null constraint fence_epoch check (epoch > 0),
     open boolean not null
@@ -12,7 +12,7 @@ comment on table bridge.fence is 'The phase, the epoch, and whether PostgreSQL a
 insert into bridge.fence (phase, epoch, open) values ('mongo', 1, false) on conflict do nothing;
 
 create table if not exists bridge.stream (
-    only boolean primary key default true constraint stream_is_one_row check (only),
+    singleton boolean primary key default true constraint stream_is_one_row check (singleton),
     token bytea not null,
     clock bigint not null,
     updated_at timestamptz not null default clock_timestamp()

@@ -9,9 +9,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::limit::Limiter;
 use super::read::{Batch, BatchSize, Reader, count};
-use super::{BackfillError, Copied, Fault, Options, Progress, Tally, plan};
+use super::{BackfillError, Copied, Fault, Options, Progress, Tally};
 use crate::entity::Entity;
 use crate::mapping::Mapping;
+use crate::plan;
 use crate::scan::Range;
 use crate::source::Source;
 

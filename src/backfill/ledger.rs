@@ -12,7 +12,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use super::plan::Plan;
+use crate::plan::Plan;
 use super::{Fault, Result};
 use crate::entity::Entity;
 use crate::lock;

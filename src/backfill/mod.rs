@@ -8,7 +8,7 @@ mod census;
 mod ledger;
 mod limit;
 mod load;
-mod plan;
+
 mod progress;
 mod read;
 mod statements;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub use census::{Refused, TOLD, census};
 pub use ledger::Tally;
 pub use limit::Rate;
-pub use plan::CHUNK_BYTES;
+
 pub use progress::Progress;
 pub use read::BATCH_BYTES;
 
@@ -35,6 +35,7 @@ use crate::lock;
 use crate::source::{Source, SourceError};
 use crate::stamp::Stamp;
 use crate::target::{Target, TargetError};
+use crate::plan;
 use ledger::{Backfill, Ledger};
 use limit::Limiter;
 use statements::Statements;

@@ -25,6 +25,7 @@ const MOST_WORKERS: usize = 8;
 
 /// What flags and environment say, for every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "For every command")]
 pub(super) struct Given {
     /// Settings file, TOML [default: bridge.toml, if it exists]
     #[arg(long, env = "BRIDGE_CONFIG", hide_env_values = true, global = true, value_name = "FILE")]

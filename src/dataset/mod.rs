@@ -5,6 +5,7 @@
 //! to a document that exists.
 
 mod aged;
+pub mod fixtures;
 mod ids;
 mod jobs;
 mod logs;
