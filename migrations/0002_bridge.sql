@@ -3,7 +3,7 @@
 create schema if not exists bridge;
 
 create table if not exists bridge.fence (
-    only boolean primary key default true constraint fence_is_one_row check (only),
+    singleton boolean primary key default true constraint fence_is_one_row check (singleton),
     phase text not null constraint fence_phase check (phase in ('mongo', 'mongo-primary', 'postgres-primary', 'postgres')),
     epoch integer not null constraint fence_epoch check (epoch > 0),
     open boolean not null
@@ -12,12 +12,12 @@ comment on table bridge.fence is 'The phase, the epoch, and whether PostgreSQL a
 insert into bridge.fence (phase, epoch, open) values ('mongo', 1, false) on conflict do nothing;
 
 create table if not exists bridge.stream (
-    only boolean primary key default true constraint stream_is_one_row check (only),
-    token bytea not null,
+    singleton boolean primary key default true constraint stream_is_one_row check (singleton),
+    token bytea,
     clock bigint not null,
     updated_at timestamptz not null default clock_timestamp()
 );
-comment on table bridge.stream is 'Where the mirror goes on in the change stream: a resume token (BSON) and the oplog time it stands for. One row.';
+comment on table bridge.stream is 'Where the mirror goes on in the change stream: a resume token (BSON), or none before its first event, and the oplog time. One row.';
 
 create table if not exists bridge.backfill (
     id bigint generated always as identity primary key,

@@ -8,11 +8,13 @@ pub mod entity;
 pub mod lock;
 pub mod mapping;
 pub mod migrate;
+pub mod plan;
 pub mod scan;
 pub mod secret;
 pub mod source;
 pub mod stamp;
 pub mod target;
+pub mod verify;
 
 /// An error and its sources, joined by colons.
 pub fn error_text(error: &dyn std::error::Error) -> String {

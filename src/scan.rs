@@ -25,6 +25,15 @@ pub struct Range {
     pub upper: Option<RawDocumentBuf>,
 }
 
+impl Range {
+    /// The ranges that `cuts`, in rising order, make of all `_id`s: the first is open below, the last above.
+    pub fn between(cuts: Vec<RawDocumentBuf>) -> Vec<Self> {
+        let uppers = cuts.iter().cloned().map(Some).chain([None]);
+        let lowers = std::iter::once(None).chain(cuts.iter().cloned().map(Some));
+        lowers.zip(uppers).map(|(lower, upper)| Self { lower, upper }).collect()
+    }
+}
+
 /// The document `{_id: …}` of `document`.
 pub fn id_of(document: &RawDocument) -> Option<RawDocumentBuf> {
     let mut builder = Builder::default();
@@ -88,7 +97,7 @@ impl Scan {
 
 /// The documents of one answer.
 pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>> {
-    batch.doc_slices()?.into_iter().map(|document| Ok(document?.as_document().ok_or_else(no_document)?)).collect()
+    batch.doc_slices()?.into_iter().map(|document| document?.as_document().ok_or_else(no_document)).collect()
 }
 
 fn no_document() -> Error {
@@ -98,4 +107,18 @@ fn no_document() -> Error {
 async fn deadline<T>(answer: impl IntoFuture<Output = Result<T>>) -> Result<T> {
     let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer in time");
     tokio::time::timeout(ANSWER_WAIT, answer.into_future()).await.map_err(late)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_range_is_open_below_and_the_last_above() {
+        let ranges = Range::between(vec![rawdoc! { "_id": 1 }, rawdoc! { "_id": "a" }]);
+        assert_eq!(ranges.len(), 3);
+        assert_eq!((&ranges[0].lower, &ranges[2].upper), (&None, &None));
+        assert!(ranges.windows(2).all(|pair| pair[0].upper == pair[1].lower));
+        assert_eq!(Range::between(Vec::new()), [Range::default()]);
+    }
 }

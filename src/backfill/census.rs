@@ -1,6 +1,7 @@
 //! The census: maps every document and writes nothing. It tells beforehand what a backfill will find.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -8,9 +9,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::limit::Limiter;
 use super::read::{Batch, BatchSize, Reader, count};
-use super::{BackfillError, Copied, Fault, Options, Progress, Tally, plan};
+use super::{BackfillError, Copied, Fault, Options, Progress, Tally};
 use crate::entity::Entity;
 use crate::mapping::Mapping;
+use crate::plan;
 use crate::scan::Range;
 use crate::source::Source;
 
@@ -46,30 +48,33 @@ pub async fn census(
     begun(&progress);
     let limiter = Arc::new(Limiter::new(options.rate));
     let (mut counted, mut refused) = (Vec::new(), Vec::new());
-    for (entity, progress) in options.entities.iter().zip(&progress) {
-        let tally = count_collection(source, entity, &limiter, (progress, &cancel), &mut refused).await?;
+    for (entity, progress) in options.entities.iter().copied().zip(&progress) {
+        let size = Arc::new(BatchSize::new(options.rate.batch(), options.batch_bytes));
+        let (source, mapping, limiter) = (source.clone(), Mapping::new(entity), limiter.clone());
+        let reader = Reader { source, mapping, after: None, epoch: 0, limiter, size };
+        let tally = count_collection(reader, progress, &cancel, &mut refused).await?;
         counted.push(Copied { collection: entity.name, tally, removed: 0 });
     }
     Ok((counted, refused))
 }
 
 async fn count_collection(
-    source: &Source,
-    entity: &'static Entity,
-    limiter: &Arc<Limiter>,
-    (progress, cancel): (&Progress, &CancellationToken),
+    reader: Reader,
+    progress: &Progress,
+    cancel: &CancellationToken,
     refused: &mut Vec<Refused>,
 ) -> Result<Tally, BackfillError> {
-    let size = Arc::new(BatchSize::new(limiter.rate().batch()));
-    let mapping = Mapping::new(entity);
-    let reader = Reader { source: source.clone(), mapping, after: None, epoch: 0, limiter: limiter.clone(), size };
+    let (entity, size) = (reader.mapping.entity(), reader.size.clone());
     let (sender, mut batches) = mpsc::channel(1);
     let reading = AbortOnDropHandle::new(tokio::spawn(reader.read(Range::default(), false, sender)));
     let mut tally = Tally::default();
     while let Some(batch) = batches.recv().await {
         let before = tally.bytes;
         count_batch(&batch, entity, &mut tally, refused);
-        progress.add(count(batch.items.len()), u64::try_from(tally.bytes - before).unwrap_or_default());
+        let (documents, bytes) = (count(batch.items.len()), u64::try_from(tally.bytes - before).unwrap_or_default());
+        progress.add(documents, bytes);
+        // Nothing is loaded, so only the bytes count.
+        size.observe(documents, bytes, Duration::ZERO);
         if cancel.is_cancelled() {
             return Err(BackfillError::Interrupted);
         }

@@ -8,7 +8,7 @@ mod census;
 mod ledger;
 mod limit;
 mod load;
-mod plan;
+
 mod progress;
 mod read;
 mod statements;
@@ -23,14 +23,16 @@ use sqlx::PgConnection;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use census::census;
+pub use census::{Refused, TOLD, census};
 pub use ledger::Tally;
 pub use limit::Rate;
-pub use plan::CHUNK_BYTES;
+
 pub use progress::Progress;
+pub use read::BATCH_BYTES;
 
 use crate::entity::Entity;
 use crate::lock;
+use crate::plan;
 use crate::source::{Source, SourceError};
 use crate::stamp::Stamp;
 use crate::target::{Target, TargetError};
@@ -54,7 +56,15 @@ pub struct Options {
     pub patience: Duration,
     /// Bytes of one chunk, aimed at.
     pub chunk_bytes: i64,
+    /// Bytes of BSON of one batch, aimed at.
+    pub batch_bytes: u64,
 }
+
+/// [`Options::lease`] when nobody asks for another: how long the work of a process that was killed waits.
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// [`Options::patience`] when nobody asks for another: a restart of either server fits in.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What became of one collection.
 #[derive(Debug, Clone)]
@@ -194,6 +204,7 @@ pub async fn run(
         limiter: Arc::new(Limiter::new(options.rate)),
         jobs: jobs.collect::<HashMap<_, _>>(),
         patience: options.patience,
+        batch_bytes: options.batch_bytes,
         cancel: cancel.clone(),
     });
     work(&shared, options.workers).await?;
@@ -244,7 +255,7 @@ async fn open(source: &Source, target: &Target, options: &Options, epoch: i32) -
 async fn take_anchor(source: &Source, connection: &mut PgConnection) -> Result<Timestamp> {
     let attempted = format!("write the anchor to {}", anchor::COLLECTION);
     let time = anchor::take(source).await.map_err(Fault::source(attempted))?;
-    anchor::keep_token(source, time, connection).await?;
+    anchor::keep_start(time, connection).await?;
     Ok(time)
 }
 

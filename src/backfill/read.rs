@@ -67,20 +67,23 @@ impl Batch {
 pub struct BatchSize {
     documents: AtomicU32,
     most: u32,
+    bytes: u64,
 }
+
+/// The bytes of BSON one batch should have when nobody asks for another number.
+pub const BATCH_BYTES: u64 = 3 << 20;
 
 impl BatchSize {
     /// The time one transaction should take: long enough to be efficient, short enough to lose little.
     const GOAL: Duration = Duration::from_millis(400);
-    /// The bytes of BSON one batch should have.
-    const BYTES: u64 = 3 << 20;
     const FIRST: u32 = 1_000;
     const LEAST: u32 = 1;
     const MOST: u32 = 20_000;
 
-    /// Starts small; never asks for more than `most` documents.
-    pub fn new(most: u32) -> Self {
-        Self { documents: AtomicU32::new(Self::FIRST.min(most)), most: most.clamp(Self::LEAST, Self::MOST) }
+    /// Starts small; never asks for more than `most` documents, and aims at no more than `bytes`.
+    pub fn new(most: u32, bytes: u64) -> Self {
+        let most = most.clamp(Self::LEAST, Self::MOST);
+        Self { documents: AtomicU32::new(Self::FIRST.min(most)), most, bytes }
     }
 
     /// How many documents to ask for next.
@@ -91,7 +94,7 @@ impl BatchSize {
     /// Learns from a batch: it had this size and took this long to load.
     pub fn observe(&self, documents: u64, bytes: u64, taken: Duration) {
         let documents = documents.max(1);
-        let by_bytes = Self::BYTES.saturating_mul(documents) / bytes.max(1);
+        let by_bytes = self.bytes.saturating_mul(documents) / bytes.max(1);
         let goal = u64::try_from(Self::GOAL.as_micros()).unwrap_or(u64::MAX);
         let taken = u64::try_from(taken.as_micros()).unwrap_or(u64::MAX).max(1);
         let by_time = documents.saturating_mul(goal) / taken;

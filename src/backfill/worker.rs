@@ -29,6 +29,8 @@ pub struct Shared {
     pub jobs: HashMap<i64, Job>,
     /// How long a transient fault may last without any progress.
     pub patience: Duration,
+    /// Bytes of BSON of one batch, aimed at.
+    pub batch_bytes: u64,
     pub cancel: CancellationToken,
 }
 
@@ -55,7 +57,7 @@ impl Shared {
     /// Works until every chunk is done or the process is to stop.
     pub async fn work(self: Arc<Self>) -> Result<()> {
         let ids: Vec<i64> = self.jobs.keys().copied().collect();
-        let size = Arc::new(BatchSize::new(self.limiter.rate().batch()));
+        let size = Arc::new(BatchSize::new(self.limiter.rate().batch(), self.batch_bytes));
         while !self.cancel.is_cancelled() {
             let leased = self.patiently(|| self.ledger.lease(&ids)).await?;
             match leased {

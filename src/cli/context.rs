@@ -8,8 +8,11 @@ use super::{Exit, Failure, Output, Settings};
 use crate::source::Source;
 use crate::target::Target;
 
-/// Connections to PostgreSQL besides one a worker: for leases, progress and the summary.
-const CONNECTIONS_BESIDES: u32 = 2;
+/// Connections to PostgreSQL for each worker: its transaction, and the ledger meanwhile.
+const CONNECTIONS_OF_A_WORKER: u32 = 2;
+
+/// Connections to PostgreSQL besides those: for renewals, progress and the summary.
+const CONNECTIONS_BESIDES: u32 = 3;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -39,14 +42,20 @@ impl Context {
     pub async fn stores(&self, workers: NonZeroUsize) -> Result<Stores, Failure> {
         // What needs no server first: a setting that is missing is told at once.
         self.settings.postgres_url()?;
-        let source = Source::open(self.settings.mongo_url()?, &self.settings.mongo_database).await?;
+        let source = self.source().await?;
         let collections = source.require_collections().await?;
         Ok(Stores { source, target: self.target(workers).await?, collections })
     }
 
+    /// Opens MongoDB.
+    pub async fn source(&self) -> Result<Source, Failure> {
+        Ok(Source::open(self.settings.mongo_url()?, &self.settings.mongo_database).await?)
+    }
+
     /// Opens PostgreSQL with the whole schema and connections for `workers`.
     pub async fn target(&self, workers: NonZeroUsize) -> Result<Target, Failure> {
-        let connections = u32::try_from(workers.get()).unwrap_or(u32::MAX).saturating_add(CONNECTIONS_BESIDES);
+        let workers = u32::try_from(workers.get()).unwrap_or(u32::MAX);
+        let connections = workers.saturating_mul(CONNECTIONS_OF_A_WORKER).saturating_add(CONNECTIONS_BESIDES);
         let target = Target::open(self.settings.postgres_url()?, connections).await?;
         target.require_schema().await?;
         Ok(target)

@@ -222,7 +222,20 @@ fn migrate_hint(error: &MigrateError) -> &'static str {
         MigrateError::Locked { .. } => {
             "wait for the other `bridge migrate`, or end it (see pg_locks), then run it again"
         }
-        MigrateError::Apply { source, .. } | MigrateError::Query { source, .. } => answer_hint(source),
+        MigrateError::Apply { source, .. } => apply_hint(source),
+        MigrateError::Query { source, .. } => answer_hint(source),
+    }
+}
+
+/// A migration's own SQL is sound (a test runs it); what stands in its way is in the database.
+fn apply_hint(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(|answer| answer.code());
+    match code.as_deref() {
+        Some(code) if code.starts_with("42") && code != "42501" => {
+            "something of another shape stands in schema scheduler or bridge: compare it with the file in migrations/, \
+             rename it or drop it, then run the command again"
+        }
+        _ => answer_hint(error),
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::progress::above_bars;
 use super::{Exit, Failure};
 use crate::secret::Secrets;
 
@@ -33,7 +34,8 @@ struct Redacting {
 impl Write for Redacting {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        std::io::stderr().lock().write_all(self.secrets.redact(&text).as_bytes())?;
+        let text = self.secrets.redact(&text);
+        above_bars(|| std::io::stderr().lock().write_all(text.as_bytes()))?;
         Ok(bytes.len())
     }
 

@@ -9,9 +9,11 @@ mod exit;
 mod log;
 mod migrate;
 mod output;
+mod progress;
 mod quarantine;
 mod settings;
 mod signal;
+mod summary;
 mod verify;
 
 use std::ffi::OsString;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::escape::{escape, escape_json};
+use super::progress::above_bars;
 
 /// Which kind of output was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,5 +73,5 @@ fn written(text: &str) -> Result<(), Failure> {
 
 /// A line on stderr. When it is closed there is nobody left to tell.
 pub(super) fn complain(line: &str) {
-    drop(writeln!(std::io::stderr().lock(), "{line}"));
+    above_bars(|| drop(writeln!(std::io::stderr().lock(), "{line}")));
 }

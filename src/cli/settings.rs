@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -24,6 +25,7 @@ const MOST_WORKERS: usize = 8;
 
 /// What flags and environment say, for every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "For every command")]
 pub(super) struct Given {
     /// Settings file, TOML [default: bridge.toml, if it exists]
     #[arg(long, env = "BRIDGE_CONFIG", hide_env_values = true, global = true, value_name = "FILE")]
@@ -42,15 +44,15 @@ pub(super) struct Given {
 }
 
 /// How many workers a command may use.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct Workers {
     /// How many workers run at once [default: one a processor, at most 8] [file: workers]
     #[arg(long, env = "BRIDGE_WORKERS", hide_env_values = true, value_name = "N")]
     workers: Option<NonZeroUsize>,
 }
 
-/// How fast a command may read.
-#[derive(Debug, Args)]
+/// How fast a command may read, and how long it waits for others.
+#[derive(Debug, Default, Args)]
 pub(super) struct Pace {
     #[command(flatten)]
     workers: Workers,
@@ -62,7 +64,13 @@ pub(super) struct Pace {
     bytes_per_second: Option<NonZeroU64>,
     /// Most bytes of one batch; batches are smaller where the servers are slow [file: batch-bytes]
     #[arg(long, env = "BRIDGE_BATCH_BYTES", hide_env_values = true, value_name = "N")]
-    batch_bytes: Option<NonZeroUsize>,
+    batch_bytes: Option<NonZeroU64>,
+    /// How long work stays with a process that is not heard of [default: 15] [file: lease-seconds]
+    #[arg(long, env = "BRIDGE_LEASE_SECONDS", hide_env_values = true, value_name = "N")]
+    lease_seconds: Option<NonZeroU32>,
+    /// How long a lost connection is tried again without any progress [default: 60] [file: retry-seconds]
+    #[arg(long, env = "BRIDGE_RETRY_SECONDS", hide_env_values = true, value_name = "N")]
+    retry_seconds: Option<u32>,
 }
 
 /// What the file says. Its keys are the flags' names.
@@ -75,7 +83,9 @@ struct File {
     workers: Option<NonZeroUsize>,
     documents_per_second: Option<NonZeroU32>,
     bytes_per_second: Option<NonZeroU64>,
-    batch_bytes: Option<NonZeroUsize>,
+    batch_bytes: Option<NonZeroU64>,
+    lease_seconds: Option<NonZeroU32>,
+    retry_seconds: Option<u32>,
 }
 
 /// The settings of every command, from all their places.
@@ -98,7 +108,11 @@ pub struct Limits {
     /// Bytes a second, all workers together; no limit when absent.
     pub bytes_per_second: Option<NonZeroU64>,
     /// Most bytes of one batch; the engine's default when absent.
-    pub batch_bytes: Option<NonZeroUsize>,
+    pub batch_bytes: Option<NonZeroU64>,
+    /// How long work stays with a process that is not heard of; the engine's default when absent.
+    pub lease: Option<Duration>,
+    /// How long a lost connection is tried again; the engine's default when absent.
+    pub patience: Option<Duration>,
 }
 
 impl Given {
@@ -155,8 +169,14 @@ impl Pace {
             documents_per_second: self.documents_per_second.or(settings.file.documents_per_second),
             bytes_per_second: self.bytes_per_second.or(settings.file.bytes_per_second),
             batch_bytes: self.batch_bytes.or(settings.file.batch_bytes),
+            lease: self.lease_seconds.or(settings.file.lease_seconds).map(|lease| seconds(lease.get())),
+            patience: self.retry_seconds.or(settings.file.retry_seconds).map(seconds),
         }
     }
+}
+
+fn seconds(number: u32) -> Duration {
+    Duration::from_secs(number.into())
 }
 
 /// A URL with a password in the command line is visible to every user of the machine (`ps`).

@@ -14,7 +14,7 @@ mod rebuild;
 pub mod tuple;
 
 pub use encode::{Encoded, Refusal};
-pub use key::{Key, NotAKey};
+pub use key::{Key, NotAKey, hex};
 pub use rebuild::RebuildError;
 
 use crate::entity::Entity;

@@ -3,5 +3,8 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a test fails by a panic and speaks by printing")]
 
 mod bed;
+mod cli;
 mod embedded;
 mod mapping;
+mod schema;
+mod verify;

@@ -33,7 +33,7 @@ pub async fn plan(source: &Source, collection: &str, chunk_bytes: i64) -> Result
     let (estimated_documents, bytes) = size(source, collection).await?;
     let wanted = (bytes / chunk_bytes.max(1) + 1).clamp(1, MOST_CHUNKS);
     let boundaries = if wanted > 1 { sample(source, collection, wanted).await? } else { Vec::new() };
-    Ok(Plan { chunks: between(boundaries), estimated_documents })
+    Ok(Plan { chunks: Range::between(boundaries), estimated_documents })
 }
 
 async fn size(source: &Source, collection: &str) -> Result<(i64, i64)> {
@@ -78,25 +78,4 @@ async fn sample(source: &Source, collection: &str, chunks: i64) -> Result<Vec<Ra
     // $sample may give a document twice; bounds must rise.
     boundaries.dedup();
     Ok(boundaries)
-}
-
-fn between(boundaries: Vec<RawDocumentBuf>) -> Vec<Range> {
-    let uppers = boundaries.iter().cloned().map(Some).chain([None]);
-    let lowers = std::iter::once(None).chain(boundaries.iter().cloned().map(Some));
-    lowers.zip(uppers).map(|(lower, upper)| Range { lower, upper }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bson::rawdoc;
-
-    #[test]
-    fn the_first_chunk_is_open_below_and_the_last_above() {
-        let chunks = between(vec![rawdoc! { "_id": 1 }, rawdoc! { "_id": "a" }]);
-        assert_eq!(chunks.len(), 3);
-        assert_eq!((&chunks[0].lower, &chunks[2].upper), (&None, &None));
-        assert!(chunks.windows(2).all(|pair| pair[0].upper == pair[1].lower));
-        assert_eq!(between(Vec::new()), [Range::default()]);
-    }
 }
