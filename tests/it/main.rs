@@ -5,5 +5,6 @@
 mod bed;
 mod cli;
 mod embedded;
+mod mapping;
 mod schema;
 mod verify;
