@@ -13,11 +13,11 @@ insert into bridge.fence (phase, epoch, open) values ('mongo', 1, false) on conf
 
 create table if not exists bridge.stream (
     singleton boolean primary key default true constraint stream_is_one_row check (singleton),
-    token bytea not null,
+    token bytea,
     clock bigint not null,
     updated_at timestamptz not null default clock_timestamp()
 );
-comment on table bridge.stream is 'Where the mirror goes on in the change stream: a resume token (BSON) and the oplog time it stands for. One row.';
+comment on table bridge.stream is 'Where the mirror goes on in the change stream: a resume token (BSON), or none before its first event, and the oplog time. One row.';
 
 create table if not exists bridge.backfill (
     id bigint generated always as identity primary key,

@@ -97,7 +97,7 @@ impl Scan {
 
 /// The documents of one answer.
 pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>> {
-    batch.doc_slices()?.into_iter().map(|document| Ok(document?.as_document().ok_or_else(no_document)?)).collect()
+    batch.doc_slices()?.into_iter().map(|document| document?.as_document().ok_or_else(no_document)).collect()
 }
 
 fn no_document() -> Error {

@@ -30,18 +30,13 @@ pub async fn take(source: &Source) -> Result<Timestamp, Error> {
     session.operation_time().ok_or_else(no_time)
 }
 
-/// Stores the token of a change stream that starts at `time`, unless the mirror has one already.
-pub async fn keep_token(source: &Source, time: Timestamp, connection: &mut PgConnection) -> Result<(), Fault> {
-    let reading = Fault::source("open a change stream on the database");
-    let stream = source.database().watch().start_at_operation_time(time).await.map_err(reading)?;
-    let token = stream.resume_token().and_then(|token| bson::serialize_to_vec(&token).ok());
-    let missing = || ErrorKind::Custom(std::sync::Arc::new("the change stream gives no resume token")).into();
-    let token = token.ok_or_else(missing).map_err(Fault::source("read the change stream's token"))?;
-    sqlx::query("insert into bridge.stream (token, clock) values ($1, $2) on conflict do nothing")
-        .bind(token)
+/// Stores where the mirror begins, unless it is further already. A time serves as well as a resume token: a change
+/// stream started at it begins with the anchor's own event, and every write before that is seen by every read after it.
+pub async fn keep_start(time: Timestamp, connection: &mut PgConnection) -> Result<(), Fault> {
+    sqlx::query("insert into bridge.stream (clock) values ($1) on conflict do nothing")
         .bind(Stamp::of_oplog(0, time).clock)
         .execute(connection)
         .await
-        .map_err(Fault::target("store the change stream's token"))?;
+        .map_err(Fault::target("store where the mirror begins"))?;
     Ok(())
 }

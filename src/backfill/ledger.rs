@@ -12,10 +12,10 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
-use crate::plan::Plan;
 use super::{Fault, Result};
 use crate::entity::Entity;
 use crate::lock;
+use crate::plan::Plan;
 use crate::scan::Range;
 use crate::stamp::Stamp;
 

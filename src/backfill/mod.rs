@@ -32,10 +32,10 @@ pub use read::BATCH_BYTES;
 
 use crate::entity::Entity;
 use crate::lock;
+use crate::plan;
 use crate::source::{Source, SourceError};
 use crate::stamp::Stamp;
 use crate::target::{Target, TargetError};
-use crate::plan;
 use ledger::{Backfill, Ledger};
 use limit::Limiter;
 use statements::Statements;
@@ -255,7 +255,7 @@ async fn open(source: &Source, target: &Target, options: &Options, epoch: i32) -
 async fn take_anchor(source: &Source, connection: &mut PgConnection) -> Result<Timestamp> {
     let attempted = format!("write the anchor to {}", anchor::COLLECTION);
     let time = anchor::take(source).await.map_err(Fault::source(attempted))?;
-    anchor::keep_token(source, time, connection).await?;
+    anchor::keep_start(time, connection).await?;
     Ok(time)
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -48,9 +48,20 @@ impl Drop for Bar {
 }
 
 fn style() -> ProgressStyle {
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate for people; the cast saturates"
+        )]
+        let rate = HumanCount(state.per_sec() as u64).to_string();
+        // A rate that cannot be written is left out of the bar.
+        drop(write!(out, "{:>14}", format!("{rate}/s")));
+    };
     // A fault of the template shows in every run; the default is then better than nothing.
-    ProgressStyle::with_template("{prefix:17} {wide_bar} {human_pos:>12} of {human_len:<12} {per_sec:>14} {eta:>5}")
+    ProgressStyle::with_template("{prefix:17} {wide_bar} {human_pos:>12} of {human_len:<12} {rate} {eta:>5}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", rate)
 }
 
 /// The progress of collections, as long as the value lives.

@@ -91,7 +91,9 @@ impl From<VerifyError> for Failure {
         match error {
             VerifyError::Source(error) => error.into(),
             VerifyError::Target(error) => error.into(),
-            VerifyError::Crashed => Self::of(Exit::Refused, &error).hint("this is a bug: please report it with the log"),
+            VerifyError::Crashed => {
+                Self::of(Exit::Refused, &error).hint("this is a bug: please report it with the log")
+            }
             VerifyError::Interrupted => Self::of(Exit::Interrupted, &error).hint("run `bridge verify` again"),
         }
     }
@@ -181,7 +183,9 @@ fn verdict(report: &Report, seconds: f64) -> String {
     match report.verdict {
         Verdict::Clean => format!("clean: {documents} documents compared in {seconds:.1} s, no difference"),
         Verdict::Mismatch => {
-            format!("mismatch: {found} of {documents} documents differ, found in {seconds:.1} s; `bridge backfill` copies again")
+            format!(
+                "mismatch: {found} of {documents} documents differ, found in {seconds:.1} s; `bridge backfill` copies again"
+            )
         }
         Verdict::Inconclusive => "inconclusive: nothing was compared, so nothing is proven".to_owned(),
     }

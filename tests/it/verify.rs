@@ -26,6 +26,7 @@ pub async fn backfill(bed: &Bed) -> Vec<backfill::Copied> {
         lease: Duration::from_secs(5),
         patience: Duration::from_secs(10),
         chunk_bytes: 200_000,
+        batch_bytes: 100_000,
     };
     backfill::run(&source, &target, &options, |_| (), CancellationToken::new()).await.expect("backfill")
 }
