@@ -55,8 +55,7 @@ fn style() -> ProgressStyle {
             reason = "a rate for people; the cast saturates"
         )]
         let rate = HumanCount(state.per_sec() as u64).to_string();
-        // A rate that cannot be written is left out of the bar.
-        drop(write!(out, "{:>14}", format!("{rate}/s")));
+        write!(out, "{:>14}", format!("{rate}/s")).unwrap_or_default();
     };
     // A fault of the template shows in every run; the default is then better than nothing.
     ProgressStyle::with_template("{prefix:17} {wide_bar} {human_pos:>12} of {human_len:<12} {rate} {eta:>5}")
@@ -178,7 +177,6 @@ impl Row {
         let bar = ProgressBar::new(progress.estimated.load(Relaxed)).with_style(style()).with_position(before);
         let bar = bar.with_prefix(progress.collection);
         let bar = if output.is_json() { bar } else { BARS.add(bar) };
-        bar.reset_eta();
         Self { progress, bar, before }
     }
 
@@ -187,9 +185,17 @@ impl Row {
     }
 
     fn draw(&self) {
-        let documents = self.progress.documents.load(Relaxed);
-        self.bar.set_length(documents.max(self.progress.estimated.load(Relaxed)));
+        let (documents, estimated) = (self.progress.documents.load(Relaxed), self.progress.estimated.load(Relaxed));
+        if documents == self.before {
+            // The rate is that of the collection's own time, not of the time it waited for others.
+            self.bar.reset_elapsed();
+            self.bar.reset_eta();
+        }
+        self.bar.set_length(documents.max(estimated));
         self.bar.set_position(documents);
+        if documents >= estimated && !self.bar.is_finished() {
+            self.bar.abandon();
+        }
     }
 }
 
