@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bson::raw::{RawBsonRef, cstr};
+use bson::spec::ElementType;
 use bson::{Bson, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::Database;
 use mongodb::error::{Error, ErrorKind, Result};
@@ -69,20 +70,30 @@ pub async fn open(source: &Source, collection: &str, range: &Range, batch: u32, 
         "find": collection, "hint": { "_id": 1 }, "sort": { "_id": 1 }, "batchSize": i64::from(batch),
         "readConcern": { "level": "majority", "afterClusterTime": after },
     };
-    let mut last = None;
-    if range.lower.is_some() && range.upper.is_none() {
-        // The server ends such a range before MaxKey, which may be an `_id` like any other.
-        let mut command = command.clone();
-        command.append(cstr!("filter"), rawdoc! { "_id": RawBsonRef::MaxKey });
-        last = Some(command);
-    }
+    let last = (range.lower.is_some() && range.upper.is_none()).then(|| only_max_key(&command));
     for (name, bound) in [(cstr!("min"), &range.lower), (cstr!("max"), &range.upper)] {
         if let Some(bound) = bound {
             command.append(name, bound.as_ref());
         }
     }
+    let (command, last) = match last {
+        // The server takes no range that begins where it ends.
+        Some(last) if range.lower.as_deref().is_some_and(is_max_key) => (last, None),
+        last => (command, last),
+    };
     let database = source.database().clone();
     Ok(Scan { cursor: cursor(&database, command, batch).await?, database, batch, last })
+}
+
+/// The server ends a range that is open above before MaxKey, which may be an `_id` like any other.
+fn only_max_key(command: &RawDocumentBuf) -> RawDocumentBuf {
+    let mut command = command.clone();
+    command.append(cstr!("filter"), rawdoc! { "_id": RawBsonRef::MaxKey });
+    command
+}
+
+fn is_max_key(bound: &RawDocument) -> bool {
+    raw::first(bound).is_some_and(|id| id.kind() == ElementType::MaxKey)
 }
 
 async fn cursor(database: &Database, command: RawDocumentBuf, batch: u32) -> Result<RawBatchCursor> {
