@@ -97,14 +97,21 @@ impl Bench {
         let mut connection = connect(&servers).await;
         scheduler_bridge::migrate::run(&mut connection).await.expect("migrate");
         let python = python();
-        let mut bench =
-            Self { servers, source, python, documents, rounds: number("BRIDGE_BENCH_ROUNDS", 3), encoded: Arc::default() };
+        let mut bench = Self {
+            servers,
+            source,
+            python,
+            documents,
+            rounds: number("BRIDGE_BENCH_ROUNDS", 3),
+            encoded: Arc::default(),
+        };
         bench.encoded = Arc::new(bench.encode().await);
         bench
     }
 
     async fn table(&self, title: &str, indexes: Indexes) -> Value {
-        let names = ["drain the raw cursor", "COPY BINARY, encoded", "bridge backfill", "bridge verify", "plain script"];
+        let names =
+            ["drain the raw cursor", "COPY BINARY, encoded", "bridge backfill", "bridge verify", "plain script"];
         let mut runs: [Vec<Run>; 5] = Default::default();
         for round in 0..self.rounds {
             println!("{title}, round {} of {}", round + 1, self.rounds);
