@@ -161,6 +161,12 @@ pub fn read(kind: Kind, bytes: &[u8], name: &str, out: &mut Vec<u8>) -> Option<(
     Some(())
 }
 
+/// Whether two `jsonb` columns hold the same value.
+pub fn is_same_json(a: &[u8], b: &[u8]) -> bool {
+    let value = |column: &[u8]| json::parse(column.strip_prefix(&[JSONB_VERSION])?);
+    value(a).is_some_and(|a| value(b) == Some(a))
+}
+
 fn push(out: &mut Vec<u8>, kind: ElementType, name: &str, value: &[u8]) {
     raw::push_head(out, kind, name);
     out.extend_from_slice(value);
@@ -168,6 +174,9 @@ fn push(out: &mut Vec<u8>, kind: ElementType, name: &str, value: &[u8]) {
 
 /// A short rendering of a value for the reason of a refusal.
 pub fn show(element: &Element<'_>) -> String {
+    if !element.is_within(0) {
+        return format!("a value of type {:?}", element.kind());
+    }
     let value = element.value().ok().and_then(|value| Bson::try_from(value).ok());
     let text =
         value.map_or_else(|| "bytes that are not UTF-8".to_owned(), |value| value.into_relaxed_extjson().to_string());
