@@ -4,6 +4,7 @@
 
 mod bed;
 mod cli;
+mod commands;
 mod embedded;
 mod schema;
 mod verify;
