@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
-/// Microseconds from 1970 to 2000, where PostgreSQL counts from.
-const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+/// Milliseconds from 1970 to 2000, where PostgreSQL counts from.
+const POSTGRES_EPOCH: i64 = 946_684_800_000;
 
-/// The first instant of `timestamptz`, 4713-11-24 BC, and the first one after its last, 294277-01-01
+/// The first instant of `timestamptz`, 4714-11-24 BC, and the first one after its last, 294277-01-01
 /// (`MIN_TIMESTAMP` and `END_TIMESTAMP` in PostgreSQL's `datatype/timestamp.h`).
 const RANGE: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 
@@ -20,7 +20,8 @@ pub struct Instant(i64);
 impl Instant {
     /// The instant of a BSON date; an infinity when PostgreSQL has no such date.
     pub fn of_millis(millis: i64) -> Self {
-        match millis.checked_mul(1_000).and_then(|micros| micros.checked_sub(POSTGRES_EPOCH)) {
+        // From 2000 on before it becomes microseconds: those since 1970 run out before `timestamptz` does.
+        match millis.checked_sub(POSTGRES_EPOCH).and_then(|millis| millis.checked_mul(1_000)) {
             Some(micros) if RANGE.contains(&micros) => Self(micros),
             _ if millis < 0 => Self(MINUS_INFINITY),
             _ => Self(INFINITY),
@@ -34,7 +35,7 @@ impl Instant {
         let local = || text.parse::<NaiveDateTime>().ok().map(|instant| instant.and_utc());
         let day = || text.parse::<NaiveDate>().ok()?.and_hms_opt(0, 0, 0).map(|instant| instant.and_utc());
         let instant: DateTime<Utc> = utc.or_else(local).or_else(day)?;
-        let micros = instant.timestamp_micros().checked_sub(POSTGRES_EPOCH)?;
+        let micros = instant.timestamp_micros().checked_sub(POSTGRES_EPOCH * 1_000)?;
         RANGE.contains(&micros).then_some(Self(micros))
     }
 
@@ -55,8 +56,8 @@ impl Instant {
 
     /// The BSON date of this instant, if it has whole milliseconds.
     pub fn millis(self) -> Option<i64> {
-        let micros = self.0.checked_add(POSTGRES_EPOCH).filter(|_| self.is_finite())?;
-        (micros % 1_000 == 0).then_some(micros / 1_000)
+        let whole = self.is_finite() && self.0 % 1_000 == 0;
+        whole.then(|| self.0 / 1_000 + POSTGRES_EPOCH)
     }
 }
 
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     fn micros(text: &str) -> Option<i64> {
-        Instant::of_text(text).map(|instant| instant.0 + POSTGRES_EPOCH)
+        Instant::of_text(text).map(|instant| instant.0 + POSTGRES_EPOCH * 1_000)
     }
 
     #[test]
@@ -85,11 +86,20 @@ mod tests {
     fn dates_outside_timestamptz_become_infinities_and_not_other_dates() {
         assert_eq!(Instant::of_millis(i64::MAX), Instant(INFINITY));
         assert_eq!(Instant::of_millis(i64::MIN), Instant(MINUS_INFINITY));
-        let last = (RANGE.end + POSTGRES_EPOCH) / 1_000 - 1;
+        let last = RANGE.end / 1_000 + POSTGRES_EPOCH - 1;
         assert_eq!(Instant::of_millis(last).millis(), Some(last));
         assert_eq!(Instant::of_millis(last + 1), Instant(INFINITY));
-        let first = (RANGE.start + POSTGRES_EPOCH) / 1_000;
+        let first = RANGE.start / 1_000 + POSTGRES_EPOCH;
         assert_eq!(Instant::of_millis(first).millis(), Some(first));
         assert_eq!(Instant::of_millis(first - 1), Instant(MINUS_INFINITY));
+    }
+
+    #[test]
+    fn an_instant_between_two_milliseconds_is_no_bson_date() {
+        assert_eq!(Instant(1_000).millis(), Some(POSTGRES_EPOCH + 1));
+        assert_eq!(Instant(-1_000).millis(), Some(POSTGRES_EPOCH - 1));
+        assert_eq!(Instant(1_001).millis(), None);
+        assert_eq!(Instant(INFINITY).millis(), None);
+        assert_eq!(Instant::from_bytes(Instant(-7).to_bytes()), Instant(-7));
     }
 }
