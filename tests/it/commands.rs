@@ -8,9 +8,10 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, doc};
 use rustix::process::{Pid, Signal, kill_process};
 use scheduler_bridge::dataset::{self, fixtures};
+use scheduler_bridge::embedded::MongoServer;
 use scheduler_bridge::entity::ENTITIES;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Executor};
 
 use crate::bed::{Bed, until};
 
@@ -233,6 +234,38 @@ async fn the_quarantine_is_listed_and_shown_and_nothing_in_it_reaches_the_termin
     assert_eq!(object(&bed, &["quarantine", "show", "locks", "broken"], 0).await["bson"], "0102ff");
     let failure = object(&bed, &["quarantine", "show", "locks", "other"], 2).await;
     assert!(failure["hint"].as_str().is_some_and(|hint| hint.contains("quarantine list locks")), "{failure}");
+}
+
+/// A user of MongoDB with one role, on one database: the URL.
+async fn reader_and_writer(server: &MongoServer, database: &str) -> String {
+    let client = mongodb::Client::with_uri_str(server.url()).await.expect("open MongoDB");
+    let user = doc! { "createUser": "narrow", "pwd": "narrow", "roles": ["readWrite"] };
+    client.database(database).run_command(user).await.expect("create the user");
+    dataset::load(&client.database(database), 500, 7, |_| ()).await.expect("load");
+    let url = server.url_of(database).replace("authSource=admin", &format!("authSource={database}"));
+    let (_, rest) = url.split_once('@').expect("a user");
+    format!("mongodb://narrow:narrow@{rest}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_privileges_that_the_readme_names_are_enough() {
+    let (bed, server) = (Bed::new().await, MongoServer::start_with_authentication().await.expect("start MongoDB"));
+    let database = bed.database.name();
+    let sql = format!(
+        "drop schema scheduler cascade; drop schema bridge cascade; create role {database} login password 'narrow';
+        grant create on database {database} to {database}"
+    );
+    bed.pool().execute(AssertSqlSafe(sql)).await.expect("create the role");
+    let (_, host) = bed.postgres_url.split_once('@').expect("a user");
+    let postgres_url = format!("postgres://{database}:narrow@{host}");
+    let mongo_url = reader_and_writer(&server, database).await;
+    for arguments in [&["backfill", "--dry-run"][..], &["migrate"], &["backfill"], &["verify"], &["backfill"]] {
+        let mut command = bed.bridge(arguments);
+        command.env("BRIDGE_MONGO_URL", &mongo_url).env("BRIDGE_POSTGRES_URL", &postgres_url);
+        said(command, 0).await;
+    }
+    let sql = format!("drop owned by {database}; drop role {database}");
+    bed.pool().execute(AssertSqlSafe(sql)).await.expect("drop the role");
 }
 
 /// The databases that demos left behind.
