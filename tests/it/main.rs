@@ -5,6 +5,7 @@
 mod bed;
 mod checker;
 mod cli;
+mod commands;
 mod embedded;
 mod mapping;
 mod schema;
