@@ -32,6 +32,8 @@ const STREAMS: usize = 2;
 /// Bytes of one COPY transaction, as the bridge makes them.
 const TRANSACTION: usize = 4 << 20;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 const DATABASE: &str = "bench";
 
 #[tokio::main]
@@ -80,6 +82,8 @@ struct Run {
     taken: Duration,
     /// The largest resident size of the process, in bytes; of a part inside this process, nothing.
     memory: Option<u64>,
+    /// Processor time of the process.
+    processor: Option<Duration>,
 }
 
 impl Bench {
@@ -93,14 +97,21 @@ impl Bench {
         let mut connection = connect(&servers).await;
         scheduler_bridge::migrate::run(&mut connection).await.expect("migrate");
         let python = python();
-        let mut bench =
-            Self { servers, source, python, documents, rounds: number("BRIDGE_BENCH_ROUNDS", 3), encoded: Arc::default() };
+        let mut bench = Self {
+            servers,
+            source,
+            python,
+            documents,
+            rounds: number("BRIDGE_BENCH_ROUNDS", 3),
+            encoded: Arc::default(),
+        };
         bench.encoded = Arc::new(bench.encode().await);
         bench
     }
 
     async fn table(&self, title: &str, indexes: Indexes) -> Value {
-        let names = ["drain the raw cursor", "COPY BINARY, encoded", "bridge backfill", "bridge verify", "plain script"];
+        let names =
+            ["drain the raw cursor", "COPY BINARY, encoded", "bridge backfill", "bridge verify", "plain script"];
         let mut runs: [Vec<Run>; 5] = Default::default();
         for round in 0..self.rounds {
             println!("{title}, round {} of {}", round + 1, self.rounds);
@@ -118,7 +129,7 @@ impl Bench {
         for (index, name) in names.iter().enumerate() {
             let all = runs[index].iter().map(|run| format!("{:.0}", self.rate(run))).collect::<Vec<_>>().join(" ");
             let letter = ["a", "b", "c", "d", "e"][index];
-            println!("  ({letter}) {name:22} {:>9.0}   ({all}){}", rates[index], memory(&runs[index]));
+            println!("  ({letter}) {name:22} {:>9.0}   ({all}){}", rates[index], self.load(&runs[index]));
         }
         let ratios = [("c/b", rates[2] / rates[1]), ("c/e", rates[2] / rates[4]), ("d/c", rates[3] / rates[2])];
         println!("  {}\n", ratios.map(|(name, ratio)| format!("{name} = {ratio:.2}")).join("   "));
@@ -127,6 +138,14 @@ impl Bench {
             "ratios": ratios.map(|(name, ratio)| json!({ name: ratio })),
             "peak_bytes": runs.map(|runs| runs.iter().filter_map(|run| run.memory).max()),
         })
+    }
+
+    /// The peak of memory and the processor time a document of a process.
+    fn load(&self, runs: &[Run]) -> String {
+        let Some(peak) = runs.iter().filter_map(|run| run.memory).max() else { return String::new() };
+        let micros = |run: &Run| run.processor.unwrap_or_default().as_secs_f64() * 1e6 / rate(self.documents, SECOND);
+        let processor = median(runs.iter().map(micros).collect());
+        format!("   peak {:.0} MB, {processor:.1} µs of processor a document", megabytes(peak))
     }
 
     fn rate(&self, run: &Run) -> f64 {
@@ -143,7 +162,7 @@ impl Bench {
         .await;
         let total: usize = counts.into_iter().map(|count| count.expect("drain")).sum();
         assert_eq!(u64::try_from(total), Ok(self.documents));
-        Run { taken: started.elapsed(), memory: None }
+        Run { taken: started.elapsed(), memory: None, processor: None }
     }
 
     async fn halves(&self) -> Vec<Range> {
@@ -168,7 +187,7 @@ impl Bench {
             tokio::spawn(async move { copy_share(connection, &encoded[share], &statement).await })
         });
         join_all(streams).await.into_iter().for_each(|stream| stream.expect("copy"));
-        Run { taken: started.elapsed(), memory: None }
+        Run { taken: started.elapsed(), memory: None, processor: None }
     }
 
     /// (e)
@@ -195,12 +214,13 @@ impl Bench {
         command.env("BRIDGE_POSTGRES_URL", self.servers.postgres.url()).stdout(Stdio::null());
         let started = Instant::now();
         let mut child = command.spawn().expect("start the process");
-        let mut largest = None;
+        let (mut largest, mut processor) = (None, None);
         loop {
             largest = resident_peak(child.id()).or(largest);
+            processor = processor_time(child.id()).or(processor);
             if let Some(status) = child.try_wait().expect("wait for the process") {
                 assert!(status.success(), "{command:?} ended with {status}");
-                return Run { taken: started.elapsed(), memory: largest };
+                return Run { taken: started.elapsed(), memory: largest, processor };
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -336,6 +356,14 @@ fn resident_peak(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
+/// The processor time a process has used (`utime` and `stime`, in the 100ths of a second that Linux shows).
+fn processor_time(pid: u32) -> Option<Duration> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<_> = status.rsplit_once(") ")?.1.split(' ').collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some(Duration::from_millis(ticks * 10))
+}
+
 fn rate(documents: u64, taken: Duration) -> f64 {
     f64::from(u32::try_from(documents).expect("documents")) / taken.as_secs_f64()
 }
@@ -347,9 +375,4 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn megabytes(bytes: u64) -> f64 {
     f64::from(u32::try_from(bytes >> 10).expect("size")) / 1024.0
-}
-
-fn memory(runs: &[Run]) -> String {
-    let peak = runs.iter().filter_map(|run| run.memory).max();
-    peak.map_or_else(String::new, |peak| format!("   peak {:.0} MB", megabytes(peak)))
 }

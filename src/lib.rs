@@ -9,6 +9,7 @@ pub mod lock;
 pub mod mapping;
 pub mod migrate;
 pub mod plan;
+pub mod quarantine;
 pub mod scan;
 pub mod secret;
 pub mod source;

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
-use bson::raw::cstr;
+use bson::raw::{RawBsonRef, cstr};
+use bson::spec::ElementType;
 use bson::{Bson, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use mongodb::Database;
 use mongodb::error::{Error, ErrorKind, Result};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 
@@ -68,30 +70,58 @@ pub async fn open(source: &Source, collection: &str, range: &Range, batch: u32, 
         "find": collection, "hint": { "_id": 1 }, "sort": { "_id": 1 }, "batchSize": i64::from(batch),
         "readConcern": { "level": "majority", "afterClusterTime": after },
     };
+    let last = (range.lower.is_some() && range.upper.is_none()).then(|| only_max_key(&command));
     for (name, bound) in [(cstr!("min"), &range.lower), (cstr!("max"), &range.upper)] {
         if let Some(bound) = bound {
             command.append(name, bound.as_ref());
         }
     }
-    let cursor = source.database().run_raw_cursor_command(command).batch_size(batch).batch();
-    Ok(Scan { cursor: deadline(cursor).await? })
+    let (command, last) = match last {
+        // The server takes no range that begins where it ends.
+        Some(last) if range.lower.as_deref().is_some_and(is_max_key) => (last, None),
+        last => (command, last),
+    };
+    let database = source.database().clone();
+    Ok(Scan { cursor: cursor(&database, command, batch).await?, database, batch, last })
+}
+
+/// The server ends a range that is open above before MaxKey, which may be an `_id` like any other.
+fn only_max_key(command: &RawDocumentBuf) -> RawDocumentBuf {
+    let mut command = command.clone();
+    command.append(cstr!("filter"), rawdoc! { "_id": RawBsonRef::MaxKey });
+    command
+}
+
+fn is_max_key(bound: &RawDocument) -> bool {
+    raw::first(bound).is_some_and(|id| id.kind() == ElementType::MaxKey)
+}
+
+async fn cursor(database: &Database, command: RawDocumentBuf, batch: u32) -> Result<RawBatchCursor> {
+    deadline(database.run_raw_cursor_command(command).batch_size(batch).batch()).await
 }
 
 /// An open read.
 pub struct Scan {
+    database: Database,
+    batch: u32,
     cursor: RawBatchCursor,
+    /// What is to be read after the cursor's end.
+    last: Option<RawDocumentBuf>,
 }
 
 impl Scan {
     /// The next answer, never an empty one; nothing at the end. Not cancel-safe: a dropped call loses an answer.
     pub async fn next(&mut self) -> Result<Option<RawBatch>> {
-        while let Some(batch) = deadline(async { futures::StreamExt::next(&mut self.cursor).await.transpose() }).await?
-        {
-            if !batch.doc_slices()?.is_empty() {
-                return Ok(Some(batch));
+        loop {
+            match deadline(async { futures::StreamExt::next(&mut self.cursor).await.transpose() }).await? {
+                Some(batch) if batch.doc_slices()?.is_empty() => {}
+                Some(batch) => return Ok(Some(batch)),
+                None => match self.last.take() {
+                    Some(last) => self.cursor = cursor(&self.database, last, self.batch).await?,
+                    None => return Ok(None),
+                },
             }
         }
-        Ok(None)
     }
 }
 

@@ -104,7 +104,7 @@ async fn dispatched(command: Command, context: &Context) -> Result<Exit, Failure
         Command::Backfill(args) => backfill::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Quarantine(args) => quarantine::run(args, context).await,
-        Command::Demo(args) => demo::run(args, context),
+        Command::Demo(args) => demo::run(args, context).await,
         Command::Completions(args) => completions::run(&args, Cli::command(), context.output),
     }
 }

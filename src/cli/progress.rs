@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -48,9 +48,19 @@ impl Drop for Bar {
 }
 
 fn style() -> ProgressStyle {
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate for people; the cast saturates"
+        )]
+        let rate = HumanCount(state.per_sec() as u64).to_string();
+        write!(out, "{:>14}", format!("{rate}/s")).unwrap_or_default();
+    };
     // A fault of the template shows in every run; the default is then better than nothing.
-    ProgressStyle::with_template("{prefix:17} {wide_bar} {human_pos:>12} of {human_len:<12} {per_sec:>14} {eta:>5}")
+    ProgressStyle::with_template("{prefix:17} {wide_bar} {human_pos:>12} of {human_len:<12} {rate} {eta:>5}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", rate)
 }
 
 /// The progress of collections, as long as the value lives.
@@ -167,7 +177,6 @@ impl Row {
         let bar = ProgressBar::new(progress.estimated.load(Relaxed)).with_style(style()).with_position(before);
         let bar = bar.with_prefix(progress.collection);
         let bar = if output.is_json() { bar } else { BARS.add(bar) };
-        bar.reset_eta();
         Self { progress, bar, before }
     }
 
@@ -176,9 +185,17 @@ impl Row {
     }
 
     fn draw(&self) {
-        let documents = self.progress.documents.load(Relaxed);
-        self.bar.set_length(documents.max(self.progress.estimated.load(Relaxed)));
+        let (documents, estimated) = (self.progress.documents.load(Relaxed), self.progress.estimated.load(Relaxed));
+        if documents == self.before {
+            // The rate is that of the collection's own time, not of the time it waited for others.
+            self.bar.reset_elapsed();
+            self.bar.reset_eta();
+        }
+        self.bar.set_length(documents.max(estimated));
         self.bar.set_position(documents);
+        if documents >= estimated && !self.bar.is_finished() {
+            self.bar.abandon();
+        }
     }
 }
 

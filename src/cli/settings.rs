@@ -133,6 +133,16 @@ impl Given {
 }
 
 impl Settings {
+    /// Settings for these stores, with every other at its default.
+    pub(super) fn of_stores(mongo_url: String, postgres_url: String, database: &str) -> Self {
+        Self {
+            mongo_url: Some(mongo_url.into()),
+            mongo_database: database.to_owned(),
+            postgres_url: Some(postgres_url.into()),
+            file: File::default(),
+        }
+    }
+
     /// Where MongoDB is.
     pub fn mongo_url(&self) -> Result<&SecretString, Failure> {
         let example = "mongodb://user:password@host:27017/?replicaSet=rs0";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle, presets};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ impl Summary<'_> {
     }
 
     fn table(&self) -> Table {
-        let mut table = table(&["collection", "documents", "rows", "irregular", "quarantined", "removed", "size"]);
+        let mut table = table(&["collection", "documents", "rows", "irregular", "quarantined", "removed", "size"], 6);
         for copied in self.copied {
             table.add_row(row(copied.collection, &copied.tally, copied.removed));
         }
@@ -141,11 +141,14 @@ pub(super) fn number(count: i64) -> String {
     HumanCount(u64::try_from(count).unwrap_or_default()).to_string()
 }
 
-/// A table whose first column stands to the left and the others to the right.
-pub(super) fn table(header: &[&str]) -> Table {
+/// A line below the header, and nothing else.
+const STYLE: TableStyle = presets::NOTHING.header_separator(LineStyle::none().fill('─').junction('─'));
+
+/// A table whose last `numbers` columns stand to the right.
+pub(super) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
-    for column in table.column_iter_mut().skip(1) {
+    table.load_style(STYLE).set_header(header.to_vec());
+    for column in table.column_iter_mut().skip(header.len() - numbers) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table

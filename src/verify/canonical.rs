@@ -77,10 +77,10 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// The `_id` of `{_id: …}` as canonical extended JSON.
-pub fn id(document: &RawDocument) -> Value {
-    let value = document.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok());
-    value.map_or(Value::Null, Bson::into_canonical_extjson)
+/// The `_id` of `{_id: …}` as canonical extended JSON; nothing when it cannot be said so.
+pub fn id(document: &RawDocument) -> Option<Value> {
+    let value = Bson::try_from(document.get("_id").ok()??).ok()?;
+    Some(value.into_canonical_extjson())
 }
 
 #[cfg(test)]

@@ -214,9 +214,11 @@ fn report(
 }
 
 fn mismatch(collection: &'static str, difference: Difference, show: bool) -> Mismatch {
+    // A key that extended JSON cannot say is a JSON text by itself.
+    let text = || serde_json::from_str(difference.suspect.key.text()).unwrap_or_default();
     Mismatch {
         collection,
-        id: canonical::id(&difference.suspect.id),
+        id: canonical::id(&difference.suspect.id).unwrap_or_else(text),
         kind: difference.kind,
         since: Utc::now(),
         reason: difference.reason,

@@ -3,7 +3,9 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a test fails by a panic and speaks by printing")]
 
 mod bed;
+mod checker;
 mod cli;
+mod commands;
 mod embedded;
 mod mapping;
 mod schema;
