@@ -39,7 +39,7 @@ use table::{Table, Tally};
 const BATCH: usize = 128;
 
 /// How often a document that failed is tried again, made simpler.
-const SIMPLER: usize = 2_000;
+const SIMPLER: usize = 1_000;
 
 /// How long the property is tried without `BRIDGE_PROPERTY_SECONDS`.
 const SECONDS: u64 = 20;
@@ -96,7 +96,7 @@ async fn run_case(table: &Table<'_>, strategy: &BoxedStrategy<Vec<u8>>, seed: u6
     for tree in &mut trees {
         if table.check(&[tree.current()]).await.is_err() {
             let (document, trouble) = simplest(table, tree).await;
-            panic!("{}: {trouble}\n{:?}", table.name(), raw::fields(&document));
+            panic!("{}: {trouble}\n{}", table.name(), raw::show(&document));
         }
     }
     panic!("{}: only together: {trouble}", table.name());

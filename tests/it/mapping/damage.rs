@@ -2,19 +2,21 @@
 
 use scheduler_bridge::dataset;
 use scheduler_bridge::entity::{ENTITIES, Entity, Field, Kind, Presence};
+use scheduler_bridge::mapping::{Mapping, tuple};
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::raw::{self, Value, kind};
-use super::table::{self, Encoded, Table, columns};
+use super::table::{self, Encoded, Table};
 use crate::bed::Bed;
 
 /// Aged documents of each entity that are damaged.
-const AGED: usize = 6;
+const AGED: usize = 4;
 
 /// Documents of `entity` with a residue: aged ones, and some in which one thing is odd throughout.
 fn irregular(entity: &'static Entity) -> Vec<Vec<u8>> {
     let make = |index| dataset::generate(entity.name, index, 7).expect("a document").into_bytes();
-    let mapping = scheduler_bridge::mapping::Mapping::new(entity);
+    let mapping = Mapping::new(entity);
     let has_residue = |document: &Vec<u8>| row(mapping, document).irregular;
     let mut documents: Vec<_> = (0..3_000).map(make).filter(has_residue).take(AGED).collect();
     assert_eq!(documents.len(), AGED);
@@ -23,7 +25,7 @@ fn irregular(entity: &'static Entity) -> Vec<Vec<u8>> {
     documents
 }
 
-fn row(mapping: scheduler_bridge::mapping::Mapping, document: &[u8]) -> Encoded {
+fn row(mapping: Mapping, document: &[u8]) -> Encoded {
     table::encode(mapping, document).expect("a key").1.expect("a row")
 }
 
@@ -74,33 +76,42 @@ async fn damage_to_any_column_of_a_row_with_a_residue_shows() {
         let table = Table::new(bed.pool(), entity);
         for document in irregular(entity) {
             let row = row(table.mapping, &document);
-            let fields =
-                entity.fields.iter().flat_map(|field| damages(field).into_iter().map(|damage| (field.column, damage)));
-            let others = [("id", "id || 'x'".to_owned()), ("residue", "null".to_owned())];
-            for (column, damage) in fields.chain(others) {
-                shown += usize::from(damage_shows(&table, &row, column, &damage).await);
+            let mut transaction = bed.pool().begin().await.expect("a transaction");
+            table.copy(&mut transaction, std::slice::from_ref(&row)).await.expect("a row");
+            for (column, damage) in every_damage(entity) {
+                shown += usize::from(damage_shows(&mut transaction, &table, &row, (column, &damage)).await);
             }
+            transaction.rollback().await.expect("a rollback");
         }
     }
     assert!(shown > 1_000, "only {shown} damages were made");
 }
 
-/// Makes one damage. `false` when it leaves the column as it is.
-async fn damage_shows(table: &Table<'_>, row: &Encoded, column: &str, damage: &str) -> bool {
-    let name = table.name();
-    let mut connection = table.pool.acquire().await.expect("a connection");
-    let mut transaction = connection.begin().await.expect("a transaction");
-    table.copy(&mut transaction, std::slice::from_ref(row)).await.expect("a row");
-    let columns_list = &table.columns;
+/// Columns and other values for them.
+fn every_damage(entity: &'static Entity) -> impl Iterator<Item = (&'static str, String)> {
+    let fields = entity.fields.iter().flat_map(|field| damages(field).into_iter().map(|damage| (field.column, damage)));
+    fields.chain([("id", "id || 'x'".to_owned()), ("residue", "null".to_owned())])
+}
+
+/// Makes one damage and undoes it. `false` when it leaves the column as it is.
+async fn damage_shows(
+    connection: &mut PgConnection,
+    table: &Table<'_>,
+    row: &Encoded,
+    (column, damage): (&str, &str),
+) -> bool {
+    let (name, columns) = (table.name(), &table.columns);
     let update = format!(
-        "update scheduler.{name} set {column} = {damage} where {column} is distinct from ({damage}) returning {columns_list}"
+        "update scheduler.{name} set {column} = {damage} where {column} is distinct from ({damage}) returning {columns}"
     );
-    let damaged = sqlx::query(AssertSqlSafe(update)).fetch_optional(&mut *transaction).await.expect("damage");
-    transaction.rollback().await.expect("a rollback");
+    let mut savepoint = connection.begin().await.expect("a savepoint");
+    let query = sqlx::query(AssertSqlSafe(update)).persistent(false);
+    let damaged = query.fetch_optional(&mut *savepoint).await.expect("damage");
+    savepoint.rollback().await.expect("a rollback");
     let Some(damaged) = damaged else { return false };
-    if let Ok(rebuilt) = table.mapping.rebuild(&columns(&damaged)) {
+    if let Ok(rebuilt) = table.mapping.rebuild(&table::columns(&damaged)) {
         let differs = raw::without_order(rebuilt.as_bytes()) != raw::without_order(&row.document);
-        assert!(differs, "{name}: {column} = {damage} does not show in {:?}", raw::fields(&row.document));
+        assert!(differs, "{name}: {column} = {damage} does not show in {}", raw::show(&row.document));
     }
     true
 }
@@ -108,10 +119,10 @@ async fn damage_shows(table: &Table<'_>, row: &Encoded, column: &str, damage: &s
 #[test]
 fn damage_to_any_byte_of_a_residue_shows() {
     for entity in ENTITIES {
-        let mapping = scheduler_bridge::mapping::Mapping::new(entity);
+        let mapping = Mapping::new(entity);
         for document in irregular(entity) {
             let row = row(mapping, &document);
-            let columns = scheduler_bridge::mapping::tuple::columns(&row.tuple).expect("a tuple");
+            let columns = tuple::columns(&row.tuple).expect("a tuple");
             let at = columns.len() - 3;
             let residue = columns[at].expect("a residue");
             for byte in 0..residue.len() {
@@ -123,9 +134,9 @@ fn damage_to_any_byte_of_a_residue_shows() {
                 let differs = rebuilt.map_or(true, |rebuilt| differs(rebuilt.as_bytes(), &document));
                 assert!(
                     differs,
-                    "{}: byte {byte} of the residue does not show in {:?}",
+                    "{}: byte {byte} of the residue does not show in {}",
                     entity.name,
-                    raw::fields(&document)
+                    raw::show(&document)
                 );
             }
         }

@@ -66,6 +66,14 @@ impl Value {
     }
 }
 
+/// A document for a reader, a field a line: name, type, bytes.
+pub fn show(document: &[u8]) -> String {
+    let line = |(name, value): Field| {
+        format!("\n  {}: {:#04x} {}", name.escape_ascii(), value.kind, value.bytes.escape_ascii())
+    };
+    fields(document).into_iter().map(line).collect()
+}
+
 /// The document of these fields.
 pub fn document(fields: &[Field]) -> Vec<u8> {
     let content: Vec<u8> = fields

@@ -175,7 +175,7 @@ fn compare(mapping: Mapping, row: &Encoded, columns: &[Option<&[u8]>]) -> Result
     }
     let rebuilt = mapping.rebuild(columns).map_err(|error| scheduler_bridge::error_text(&error))?;
     if raw::without_order(rebuilt.as_bytes()) != raw::without_order(&row.document) {
-        return Err(format!("came back as {:?}", raw::fields(rebuilt.as_bytes())));
+        return Err(format!("came back as {}", raw::show(rebuilt.as_bytes())));
     }
     let without: Vec<_> = columns.iter().enumerate().map(|(index, is)| is.filter(|_| index != residue)).collect();
     let needless =
