@@ -64,7 +64,13 @@ pub(super) async fn verify(args: &VerifyArgs, context: &Context) -> Result<Repor
     let workers = args.workers.settled(&context.settings);
     let stores = context.until_stopped(context.stores(workers.saturating_mul(TWO))).await?;
     let entities = if args.collections.is_empty() { ENTITIES.to_vec() } else { args.collections.clone() };
-    let options = Options { entities, workers: workers.get(), listed: args.list, shown: args.diffs };
+    let options = Options {
+        entities,
+        workers: workers.get(),
+        listed: args.list,
+        shown: args.diffs,
+        chunk_bytes: crate::plan::CHUNK_BYTES,
+    };
     let mut bars = None;
     let begun = |progress: &[Arc<Progress>]| bars = Some(AbortOnDropHandle::new(tokio::spawn(draw(progress.to_vec()))));
     let report = verify::run(&stores.source, &stores.target, &options, begun, context.stop.clone()).await?;

@@ -109,13 +109,13 @@ impl Generation {
 
     /// The ids of rows, looked up in the source. Documents were looked up in the target by their range.
     async fn compare_rows(&self, scope: Scope) -> Result<Outcome> {
-        let (mut outcome, mut after) = (Outcome::default(), String::new());
+        let (mut outcome, mut after) = (Outcome::default(), None::<String>);
         let limit = i64::try_from(SUSPECTS).unwrap_or(i64::MAX);
         loop {
-            let ids = self.recheck.rows.ids(&self.recheck.pool, &after, scope, limit).await;
+            let ids = self.recheck.rows.ids(&self.recheck.pool, after.as_deref(), scope, limit).await;
             let ids = ids.map_err(|error| self.target_fault(error))?;
             let Some(last) = ids.last() else { return Ok(outcome) };
-            after.clone_from(last);
+            after = Some(last.clone());
             outcome.counts.rows += u64::try_from(ids.len()).unwrap_or_default();
             let suspects = ids.iter().filter_map(|id| self.recheck.suspect(id)).collect::<Vec<_>>();
             self.keep(&mut outcome, unreadable(&ids, &suspects));
@@ -125,15 +125,17 @@ impl Generation {
     }
 
     async fn compare_quarantine(&self) -> Result<Outcome> {
-        let (mut outcome, mut after) = (Outcome::default(), String::new());
+        let (mut outcome, mut after) = (Outcome::default(), None::<String>);
         loop {
             // Documents of any size: few at a time.
-            let found = self.recheck.rows.quarantined(&self.recheck.pool, &after, 8).await;
+            let found = self.recheck.rows.quarantined(&self.recheck.pool, after.as_deref(), 8).await;
             let found = found.map_err(|error| self.target_fault(error))?;
             let Some((last, _)) = found.last() else { return Ok(outcome) };
-            after.clone_from(last);
+            after = Some(last.clone());
             outcome.counts.quarantined += u64::try_from(found.len()).unwrap_or_default();
-            let suspects = found.iter().filter_map(|(id, bytes)| self.quarantined(id, bytes)).collect();
+            let suspects = found.iter().filter_map(|(id, bytes)| self.quarantined(id, bytes)).collect::<Vec<_>>();
+            let ids = found.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+            self.keep(&mut outcome, unreadable(&ids, &suspects));
             let found = self.recheck.compare(suspects).await?;
             self.keep(&mut outcome, extra(found));
         }

@@ -40,6 +40,8 @@ pub struct Options {
     pub listed: usize,
     /// Of how many mismatches of each kind both sides are kept.
     pub shown: usize,
+    /// The size of a range that is aimed at, in bytes of documents; [`plan::CHUNK_BYTES`] unless a test cuts finer.
+    pub chunk_bytes: i64,
 }
 
 /// How far the verification of one collection is.
@@ -137,7 +139,7 @@ pub async fn run(
 async fn plan(source: &Source, target: &Target, entity: &'static Entity, options: &Options) -> Result<Planned> {
     let fault = |error| Fault::source(format!("plan the verification of {}", entity.name), error);
     let order = order(source, entity.name).await.map_err(fault)?;
-    let plan = plan::plan(source, entity.name, plan::CHUNK_BYTES).await.map_err(fault)?;
+    let plan = plan::plan(source, entity.name, options.chunk_bytes).await.map_err(fault)?;
     let after: Timestamp = scan::committed_time(source, entity.name, None).await.map_err(fault)?;
     let estimated = u64::try_from(plan.estimated_documents).unwrap_or_default();
     let recheck = Recheck { source: source.clone(), pool: target.pool().clone(), entity, rows: Rows::new(entity) };

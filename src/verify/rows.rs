@@ -54,7 +54,7 @@ impl Rows {
             by_id: format!("select {columns} from scheduler.{name} where id = any($1)"),
             ids: format!(
                 "select id from scheduler.{name}
-                where id > $1 and ($2 or (id >= '{{' and id < '|')) order by id limit $3"
+                where ($1::text is null or id > $1) and ($2 or (id >= '{{' and id < '|')) order by id limit $3"
             ),
         }
     }
@@ -95,8 +95,8 @@ impl Rows {
         Ok(found)
     }
 
-    /// Up to `limit` ids after `after`: all of them, or the marked ones alone.
-    pub async fn ids(&self, pool: &PgPool, after: &str, scope: Scope, limit: i64) -> sqlx::Result<Vec<String>> {
+    /// Up to `limit` ids after `after` (the empty text is an id too): all of them, or the marked ones alone.
+    pub async fn ids(&self, pool: &PgPool, after: Option<&str>, scope: Scope, limit: i64) -> sqlx::Result<Vec<String>> {
         sqlx::query_scalar(AssertSqlSafe(self.ids.clone()))
             .bind(after)
             .bind(scope == Scope::All)
@@ -107,9 +107,16 @@ impl Rows {
     }
 
     /// Up to `limit` quarantined documents with ids after `after`.
-    pub async fn quarantined(&self, pool: &PgPool, after: &str, limit: i64) -> sqlx::Result<Vec<(String, Vec<u8>)>> {
+    pub async fn quarantined(
+        &self,
+        pool: &PgPool,
+        after: Option<&str>,
+        limit: i64,
+    ) -> sqlx::Result<Vec<(String, Vec<u8>)>> {
         sqlx::query_as(
-            "select id, document from bridge.quarantine where collection = $1 and id > $2 order by id limit $3",
+            "select id, document from bridge.quarantine
+            where collection = $1 and ($2::text is null or id > $2)
+            order by id limit $3",
         )
         .bind(self.mapping.entity().name)
         .bind(after)

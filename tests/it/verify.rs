@@ -1,5 +1,7 @@
 //! The verifier, on real servers.
 
+mod keys;
+
 use scheduler_bridge::backfill;
 use scheduler_bridge::entity::ENTITIES;
 use scheduler_bridge::source::Source;
@@ -18,22 +20,32 @@ pub async fn stores(bed: &Bed) -> (Source, Target) {
 }
 
 pub async fn backfill(bed: &Bed) -> Vec<backfill::Copied> {
+    backfill_in_chunks_of(bed, 200_000).await
+}
+
+/// With chunks of about so many bytes.
+pub async fn backfill_in_chunks_of(bed: &Bed, chunk_bytes: i64) -> Vec<backfill::Copied> {
     let (source, target) = stores(bed).await;
     let options = backfill::Options {
         entities: ENTITIES.to_vec(),
-        workers: 2,
+        workers: 3,
         rate: backfill::Rate::default(),
         lease: Duration::from_secs(5),
         patience: Duration::from_secs(10),
-        chunk_bytes: 200_000,
+        chunk_bytes,
         batch_bytes: 100_000,
     };
     backfill::run(&source, &target, &options, |_| (), CancellationToken::new()).await.expect("backfill")
 }
 
 pub async fn verify(bed: &Bed) -> verify::Report {
+    verify_in_ranges_of(bed, 200_000).await
+}
+
+/// With ranges of about so many bytes.
+pub async fn verify_in_ranges_of(bed: &Bed, chunk_bytes: i64) -> verify::Report {
     let (source, target) = stores(bed).await;
-    let options = verify::Options { entities: ENTITIES.to_vec(), workers: 2, listed: 10_000, shown: 5 };
+    let options = verify::Options { entities: ENTITIES.to_vec(), workers: 3, listed: 10_000, shown: 5, chunk_bytes };
     verify::run(&source, &target, &options, |_| (), CancellationToken::new()).await.expect("verify")
 }
 
