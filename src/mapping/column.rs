@@ -159,7 +159,8 @@ pub fn read(kind: Kind, bytes: &[u8], name: &str, out: &mut Vec<u8>) -> Option<(
         Kind::Int64 => {
             push(out, ElementType::Int64, name, &i64::from_be_bytes(bytes.try_into().ok()?).to_le_bytes());
         }
-        Kind::Bool => push(out, ElementType::Boolean, name, bytes),
+        Kind::Bool if matches!(bytes, [0 | 1]) => push(out, ElementType::Boolean, name, bytes),
+        Kind::Bool => return None,
         Kind::Json => json::read(bytes.strip_prefix(&[JSONB_VERSION])?, name, out).ok()?,
     }
     Some(())
@@ -185,4 +186,107 @@ pub fn show(element: &Element<'_>) -> String {
     let text =
         value.map_or_else(|| "bytes that are not UTF-8".to_owned(), |value| value.into_relaxed_extjson().to_string());
     if text.len() <= 80 { text } else { format!("{}…", &text[..text.floor_char_boundary(80)]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{DateTime, Decimal128, RawDocumentBuf, doc};
+
+    use super::*;
+    use crate::entity::Vocabulary;
+
+    const WORDS: Vocabulary = Vocabulary { words: &["queued"], older: &[("pending", "queued")] };
+
+    /// What the column holds of a value, and how well. An exact column must give the value back.
+    fn column(kind: Kind, value: impl Into<Bson>) -> (Option<Vec<u8>>, Fit) {
+        let document = RawDocumentBuf::try_from(&doc! { "f": value.into() }).unwrap();
+        let element = raw::first(&document).unwrap();
+        let mut tuple = Vec::new();
+        tuple::push_head(&mut tuple, 1);
+        let fit = write(kind, &element, &mut tuple);
+        let held = tuple::columns(&tuple).unwrap()[0].map(<[u8]>::to_vec);
+        if fit == Fit::Exact {
+            let mut back = Vec::new();
+            read(kind, held.as_ref().unwrap(), "f", &mut back).unwrap();
+            assert_eq!(back, element.bytes());
+        }
+        (held, fit)
+    }
+
+    fn holds(bytes: impl AsRef<[u8]>, fit: Fit) -> (Option<Vec<u8>>, Fit) {
+        (Some(bytes.as_ref().to_vec()), fit)
+    }
+
+    #[test]
+    fn a_column_takes_its_own_type_exactly() {
+        assert_eq!(column(Kind::Name, "n"), holds("n", Fit::Exact));
+        assert_eq!(column(Kind::Word(&WORDS), "queued"), holds("queued", Fit::Exact));
+        assert_eq!(column(Kind::Int32, -1), holds((-1_i32).to_be_bytes(), Fit::Exact));
+        assert_eq!(column(Kind::Int64, 5_i64), holds(5_i64.to_be_bytes(), Fit::Exact));
+        assert_eq!(column(Kind::Bool, true), holds([1], Fit::Exact));
+        assert_eq!(
+            column(Kind::Instant, DateTime::from_millis(946_684_800_001)),
+            holds(1_000_i64.to_be_bytes(), Fit::Exact)
+        );
+        assert_eq!(column(Kind::Json, vec![1]), holds(b"\x01[1]", Fit::Exact));
+    }
+
+    #[test]
+    fn a_number_of_another_type_fills_an_integer_with_the_nearest() {
+        let int32 = |value: i32| holds(value.to_be_bytes(), Fit::Nearest);
+        assert_eq!(column(Kind::Int32, 5_i64), int32(5));
+        assert_eq!(column(Kind::Int32, i64::MIN), int32(i32::MIN));
+        assert_eq!(column(Kind::Int32, 2.9), int32(2));
+        assert_eq!(column(Kind::Int32, f64::INFINITY), int32(i32::MAX));
+        assert_eq!(column(Kind::Int32, "1.5e1".parse::<Decimal128>().unwrap()), int32(15));
+        assert_eq!(column(Kind::Int32, "12"), int32(12));
+        assert_eq!(column(Kind::Int64, 5), holds(5_i64.to_be_bytes(), Fit::Nearest));
+        assert_eq!(column(Kind::Int64, f64::NAN), (None, Fit::Nothing));
+        assert_eq!(column(Kind::Int64, "twelve"), (None, Fit::Nothing));
+    }
+
+    #[test]
+    fn a_text_that_the_column_cannot_hold_fills_it_as_far_as_it_goes() {
+        assert_eq!(column(Kind::Text, "a\0b"), holds("a\u{fffd}b", Fit::Nearest));
+        let long = "ä".repeat(NAME_LIMIT);
+        assert_eq!(column(Kind::Name, &long), holds("ä".repeat(NAME_LIMIT / 2), Fit::Nearest));
+        assert_eq!(column(Kind::Text, &long), holds(&long, Fit::Exact));
+        assert_eq!(column(Kind::Word(&WORDS), "pending"), holds("queued", Fit::Nearest));
+        assert_eq!(column(Kind::Word(&WORDS), "lost"), (None, Fit::Nothing));
+    }
+
+    #[test]
+    fn a_text_column_shows_another_value_as_its_key_and_nothing_of_null() {
+        assert_eq!(column(Kind::Name, 5), holds(r#"{"$numberInt":"5"}"#, Fit::Nearest));
+        assert_eq!(column(Kind::Name, Bson::Null), (None, Fit::Nothing));
+        assert_eq!(column(Kind::Instant, Bson::Null), (None, Fit::Nothing));
+        assert_eq!(column(Kind::Bool, 1), (None, Fit::Nothing));
+        assert_eq!(column(Kind::Json, Bson::Null), holds(b"\x01null", Fit::Exact));
+        assert_eq!(column(Kind::Json, "\0"), (None, Fit::Nothing));
+    }
+
+    #[test]
+    fn jsonb_is_compared_by_value() {
+        let column = |json: &str| [&[JSONB_VERSION], json.as_bytes()].concat();
+        assert!(is_same_json(&column(r#"{"a":1e-5,"bb":[]}"#), &column(r#"{"bb": [], "a": 0.00001}"#)));
+        assert!(!is_same_json(&column("1"), &column("2")));
+        assert!(!is_same_json(b"", b""));
+    }
+
+    #[test]
+    fn bytes_that_no_mapping_writes_are_refused() {
+        for (kind, bytes) in
+            [(Kind::Int32, b"123".as_slice()), (Kind::Text, b"\xff"), (Kind::Json, b"\x02{}"), (Kind::Bool, b"")]
+        {
+            assert!(read(kind, bytes, "f", &mut Vec::new()).is_none(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_in_a_reason_is_short() {
+        let shown = |value: Bson| show(&raw::first(&RawDocumentBuf::try_from(&doc! { "f": value }).unwrap()).unwrap());
+        assert_eq!(shown("x".into()), r#""x""#);
+        assert_eq!(shown(doc! {}.into()), "a value of type EmbeddedDocument");
+        assert_eq!(shown("ä".repeat(100).into()).chars().count(), 41);
+    }
 }

@@ -275,3 +275,126 @@ fn extended<'de, A: MapAccess<'de>>(first: String, mut map: A) -> Result<serde_j
     }
     Ok(serde_json::Value::Object(object))
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::{DateTime, Decimal128, Document, RawDocumentBuf, Regex, doc};
+
+    use super::*;
+
+    /// The JSON of a value, which must give it back.
+    fn json_of(value: impl Into<Bson>) -> Result<String, Ambiguous> {
+        let document = RawDocumentBuf::try_from(&doc! { "f": value.into() }).unwrap();
+        json_of_first(&document)
+    }
+
+    fn json_of_first(document: &RawDocument) -> Result<String, Ambiguous> {
+        let element = raw::first(document).unwrap();
+        let (mut json, mut back) = (Vec::new(), Vec::new());
+        write(&element, &mut json)?;
+        read(&json, element.name(), &mut back).unwrap();
+        assert_eq!(back, element.bytes());
+        Ok(String::from_utf8(json).unwrap())
+    }
+
+    fn is(value: impl Into<Bson>, json: &str) {
+        assert_eq!(json_of(value).as_deref(), Ok(json));
+    }
+
+    #[test]
+    fn ordinary_values_are_ordinary_json() {
+        is(Bson::Null, "null");
+        is(true, "true");
+        is("a \"word\" \u{1} 😀", r#""a \"word\" \u0001 😀""#);
+        is(-7, "-7");
+        is(2_147_483_648_i64, "2147483648");
+        is(i64::MIN, "-9223372036854775808");
+        is(0.1, "0.1");
+        is(1e-300, "1e-300");
+        is(vec![1, 2], "[1,2]");
+        is(doc! { "a.b": { "": [] } }, r#"{"a.b":{"":[]}}"#);
+    }
+
+    #[test]
+    fn numbers_that_json_would_take_for_others_say_their_type() {
+        is(5_i64, r#"{"$numberLong":"5"}"#);
+        is(5.0, r#"{"$numberDouble":"5.0"}"#);
+        is(-0.0, r#"{"$numberDouble":"-0.0"}"#);
+        is(f64::INFINITY, r#"{"$numberDouble":"Infinity"}"#);
+        is("1.50".parse::<Decimal128>().unwrap(), r#"{"$numberDecimal":"1.50"}"#);
+    }
+
+    #[test]
+    fn other_types_are_canonical_extended_json() {
+        is(DateTime::from_millis(-1), r#"{"$date":{"$numberLong":"-1"}}"#);
+        is(DateTime::MAX, r#"{"$date":{"$numberLong":"9223372036854775807"}}"#);
+        is(Bson::MinKey, r#"{"$minKey":1}"#);
+        is(Bson::Undefined, r#"{"$undefined":true}"#);
+        is(Bson::Symbol("s".into()), r#"{"$symbol":"s"}"#);
+        let regex = Regex { pattern: "^a".try_into().unwrap(), options: "im".try_into().unwrap() };
+        is(regex, r#"{"$regularExpression":{"pattern":"^a","options":"im"}}"#);
+    }
+
+    #[test]
+    fn what_json_cannot_give_back_is_ambiguous() {
+        assert_eq!(json_of("nul\0"), Err(Ambiguous));
+        assert_eq!(json_of(doc! { "$date": 1 }), Err(Ambiguous));
+        assert_eq!(json_of(vec![doc! { "a": 1, "$x": 1 }]), Err(Ambiguous));
+        assert_eq!(json_of(f64::from_bits(0x7ff8_0000_0000_0001)), Err(Ambiguous));
+    }
+
+    /// A document with one field, an array (type 4) or a document (type 3) whose elements are nulls with these names.
+    fn nulls(kind: ElementType, names: &[&str]) -> RawDocumentBuf {
+        let (mut inner, mut outer) = (raw::Builder::default(), raw::Builder::default());
+        names.iter().for_each(|name| inner.push(ElementType::Null, name, &[]));
+        outer.push(kind, "f", inner.finish().unwrap().as_bytes());
+        outer.finish().unwrap()
+    }
+
+    #[test]
+    fn names_that_json_has_not_are_ambiguous() {
+        let twelve = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+        let again = |name| [twelve.as_slice(), &["m", "n", name]].concat();
+        for (kind, names, ambiguous) in [
+            (ElementType::Array, vec!["0", "1"], false),
+            (ElementType::Array, vec!["0", "01"], true),
+            (ElementType::Array, vec!["1", "0"], true),
+            (ElementType::Array, vec!["+0"], true),
+            (ElementType::EmbeddedDocument, vec!["a", "a"], true),
+            (ElementType::EmbeddedDocument, again("o"), false),
+            (ElementType::EmbeddedDocument, again("a"), true),
+            (ElementType::EmbeddedDocument, again("n"), true),
+        ] {
+            assert_eq!(json_of_first(&nulls(kind, &names)).is_err(), ambiguous, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn nesting_beyond_the_limit_is_ambiguous() {
+        let nest = |depth| (0..depth).fold(Bson::Int32(1), |inner, _| Bson::Document(doc! { "n": inner }));
+        assert!(json_of(nest(DEPTH_LIMIT)).is_ok());
+        assert_eq!(json_of(nest(DEPTH_LIMIT + 1)), Err(Ambiguous));
+    }
+
+    #[test]
+    fn a_scope_is_kept_and_a_deep_one_is_ambiguous() {
+        let code = |scope: Document| bson::JavaScriptCodeWithScope { code: "f()".to_owned(), scope };
+        is(code(doc! { "a": 1 }), r#"{"$code":"f()","$scope":{"a":{"$numberInt":"1"}}}"#);
+        let deep = (0..SCOPE_LIMIT).fold(doc! {}, |inner, _| doc! { "n": inner });
+        assert_eq!(json_of(code(deep)), Err(Ambiguous));
+    }
+
+    #[test]
+    fn what_postgresql_prints_reads_as_what_was_written() {
+        let back = |json: &str| {
+            let mut builder = raw::Builder::default();
+            read(json.as_bytes(), "f", builder.bytes()).unwrap();
+            Document::try_from(builder.finish().unwrap()).unwrap()
+        };
+        assert_eq!(back(r#"{"b": [1, null], "aa": 0.00001}"#), doc! { "f": { "b": [1, Bson::Null], "aa": 1e-5 } });
+        assert_eq!(back(r#"{"$date": {"$numberLong": "7"}}"#), doc! { "f": DateTime::from_millis(7) });
+        for refused in [r#"{"$date": "yesterday"}"#, "18446744073709551615", "{", "1 2", ""] {
+            assert!(read(refused.as_bytes(), "f", &mut Vec::new()).is_err(), "{refused}");
+        }
+    }
+}

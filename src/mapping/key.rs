@@ -165,3 +165,92 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let bytes = pairs.iter().map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?)).collect();
     if rest.is_empty() { bytes } else { None }
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::spec::BinarySubtype;
+    use bson::{Binary, Bson, Decimal128, doc, oid::ObjectId};
+
+    use super::*;
+
+    fn key_of(id: impl Into<Bson>, key: KeyType) -> Key {
+        let document = RawDocumentBuf::try_from(&doc! { "_id": id.into() }).unwrap();
+        let made = Key::of(&first(&document).unwrap(), key);
+        if !made.is_over_limit() {
+            assert_eq!(made.document(key).unwrap(), document, "{}", made.text());
+        }
+        made
+    }
+
+    #[test]
+    fn an_id_of_the_entitys_own_type_stands_as_it_is() {
+        let id = ObjectId::from_bytes([0xab; 12]);
+        assert_eq!(key_of("run:7", KeyType::Text).text(), "run:7");
+        assert_eq!(key_of("", KeyType::Text).text(), "");
+        assert_eq!(key_of(id, KeyType::ObjectId).text(), "ab".repeat(12));
+        assert!(key_of(id, KeyType::ObjectId).is_plain());
+    }
+
+    #[test]
+    fn every_other_id_is_marked_and_readable_where_that_is_exact() {
+        let text = |id: Bson| key_of(id, KeyType::Text).text().to_owned();
+        assert_eq!(text(Bson::Int32(5)), r#"{"$numberInt":"5"}"#);
+        assert_eq!(text(Bson::Int64(5)), r#"{"$numberLong":"5"}"#);
+        assert_eq!(text(Bson::Double(5.0)), r#"{"$numberDouble":"5.0"}"#);
+        assert_eq!(text(ObjectId::from_bytes([1; 12]).into()), format!(r#"{{"$oid":"{}"}}"#, "01".repeat(12)));
+        assert_eq!(text(doc! { "b": 1, "a": "x" }.into()), r#"{"b":{"$numberInt":"1"},"a":"x"}"#);
+        assert_eq!(text(Bson::Null), r#"{"$bson":"0a"}"#);
+        assert_eq!(text(Bson::Boolean(true)), r#"{"$bson":"0801"}"#);
+        assert_eq!(text(Bson::Double(f64::from_bits(0x7ff8_0000_0000_0001))), r#"{"$bson":"01010000000000f87f"}"#);
+    }
+
+    #[test]
+    fn texts_that_look_like_marks_are_told_from_them() {
+        let oid = r#"{"$oid":"010101010101010101010101"}"#;
+        let as_text = key_of(oid, KeyType::Text);
+        assert_ne!(as_text, key_of(ObjectId::from_bytes([1; 12]), KeyType::Text));
+        assert!(as_text.text().starts_with(r#"{"$bson":"#));
+        assert_ne!(key_of("ab".repeat(12), KeyType::ObjectId).text(), "ab".repeat(12));
+        for name in ["$bson", "$sha256", "$oid", "$date"] {
+            assert!(key_of(doc! { name: "0a" }, KeyType::Text).text().starts_with(r#"{"$bson":"#), "{name}");
+        }
+        assert!(key_of("nul\0", KeyType::Text).text().starts_with(r#"{"$bson":"#));
+    }
+
+    #[test]
+    fn ids_of_every_type_come_back() {
+        let binary = |subtype| Bson::Binary(Binary { subtype, bytes: vec![7; 16] });
+        let subtypes =
+            [BinarySubtype::Generic, BinarySubtype::UuidOld, BinarySubtype::Uuid, BinarySubtype::UserDefined(0x81)];
+        let decimal = Bson::Decimal128("1.50".parse::<Decimal128>().unwrap());
+        let others = [decimal, Bson::MinKey, Bson::MaxKey, Bson::Double(-0.0), Bson::DateTime(bson::DateTime::MIN)];
+        for id in subtypes.map(binary).into_iter().chain(others) {
+            assert!(!key_of(id.clone(), KeyType::Text).is_plain(), "{id}");
+            assert!(!key_of(id.clone(), KeyType::ObjectId).is_plain(), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_key_over_the_limit_is_one_way() {
+        assert_eq!(key_of("k".repeat(KEY_LIMIT), KeyType::Text).text().len(), KEY_LIMIT);
+        let over = key_of("k".repeat(KEY_LIMIT + 1), KeyType::Text);
+        assert!(over.is_over_limit() && over.document(KeyType::Text).is_err());
+        assert_ne!(over, key_of("k".repeat(KEY_LIMIT + 2), KeyType::Text));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        for text in ["{", "{}x", r#"{"$bson":"0A"}"#, r#"{"$bson":"1"}"#, r#"{"$bson":""}"#, r#"{"$bson":1}"#] {
+            assert!(Key::from_text(text).document(KeyType::Text).is_err(), "{text}");
+        }
+        assert!(Key::from_text("not hexadecimal").document(KeyType::ObjectId).is_err());
+        assert!(Key::from_text("ab").document(KeyType::ObjectId).is_err());
+    }
+
+    #[test]
+    fn hexadecimal_digits_are_lower_case_and_come_in_pairs() {
+        assert_eq!(hex(&[0, 0x7f, 0xff]), "007fff");
+        assert_eq!(unhex("007fff"), Some(vec![0, 0x7f, 0xff]));
+        assert_eq!((unhex("7F"), unhex("7"), unhex("zz")), (None, None, None));
+    }
+}

@@ -54,3 +54,21 @@ pub fn columns(tuple: &[u8]) -> Option<Vec<Option<&[u8]>>> {
     }
     rest.is_empty().then_some(columns)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tuple_gives_its_columns_back_and_a_part_of_one_gives_nothing() {
+        let mut tuple = Vec::new();
+        push_head(&mut tuple, 3);
+        push(&mut tuple, b"one");
+        push_null(&mut tuple);
+        push(&mut tuple, b"");
+        assert_eq!(columns(&tuple), Some(vec![Some(b"one".as_slice()), None, Some(b"".as_slice())]));
+        assert!((0..tuple.len()).all(|end| columns(&tuple[..end]).is_none()));
+        tuple.push(0);
+        assert_eq!(columns(&tuple), None);
+    }
+}
