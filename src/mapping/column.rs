@@ -117,15 +117,19 @@ fn nearest(value: f64) -> Option<i64> {
 
 fn fill_text(element: &Element<'_>, limit: usize, out: &mut Vec<u8>) -> Fit {
     if let Some(bytes) = element.string_bytes() {
-        let text = String::from_utf8_lossy(bytes);
-        let held = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.into_owned() };
-        let held = &held[..held.floor_char_boundary(limit)];
-        return put(out, held.as_bytes(), exact_if(held.as_bytes() == bytes));
+        let is_exact = bytes.len() <= limit && !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok();
+        return if is_exact { put(out, bytes, Fit::Exact) } else { fill_nearest_text(bytes, limit, out) };
     }
     match text_of_other(element) {
         Some(text) if text.len() <= limit && !text.contains(r"\u0000") => put(out, text.as_bytes(), Fit::Nearest),
         _ => Fit::Nothing,
     }
+}
+
+/// What a text column shows of a text that it cannot hold.
+fn fill_nearest_text(bytes: &[u8], limit: usize, out: &mut Vec<u8>) -> Fit {
+    let held = String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
+    put(out, &held.as_bytes()[..held.floor_char_boundary(limit)], Fit::Nearest)
 }
 
 /// What a text column shows of a value that is no text: what [`key::Key`] makes of an `_id` of that type, so that
@@ -161,6 +165,12 @@ pub fn read(kind: Kind, bytes: &[u8], name: &str, out: &mut Vec<u8>) -> Option<(
     Some(())
 }
 
+/// Whether two `jsonb` columns hold the same value.
+pub fn is_same_json(a: &[u8], b: &[u8]) -> bool {
+    let value = |column: &[u8]| json::parse(column.strip_prefix(&[JSONB_VERSION])?);
+    value(a).is_some_and(|a| value(b) == Some(a))
+}
+
 fn push(out: &mut Vec<u8>, kind: ElementType, name: &str, value: &[u8]) {
     raw::push_head(out, kind, name);
     out.extend_from_slice(value);
@@ -168,6 +178,9 @@ fn push(out: &mut Vec<u8>, kind: ElementType, name: &str, value: &[u8]) {
 
 /// A short rendering of a value for the reason of a refusal.
 pub fn show(element: &Element<'_>) -> String {
+    if !element.is_within(0) {
+        return format!("a value of type {:?}", element.kind());
+    }
     let value = element.value().ok().and_then(|value| Bson::try_from(value).ok());
     let text =
         value.map_or_else(|| "bytes that are not UTF-8".to_owned(), |value| value.into_relaxed_extjson().to_string());

@@ -66,7 +66,9 @@ impl Mapping {
         let mut others = Vec::new();
         let mut expected = 0;
         for element in elements(document) {
-            let element = element.map_err(|_| refuse("the name of a field is not UTF-8"))?;
+            // The driver steps over no regular expression that is not UTF-8 either.
+            let element =
+                element.map_err(|_| refuse("the name of a field is not UTF-8, or a regular expression is not"))?;
             let slot = self.slot(element.name(), expected);
             match slot {
                 Some(slot) if fields[slot].is_none() => {
@@ -155,13 +157,14 @@ fn require(field: &Field, value: Option<&Element<'_>>) -> Result<(), String> {
     match (field.presence, value) {
         (Presence::Optional, _) => Ok(()),
         (_, None) => Err(format!("{name} is missing")),
-        (_, Some(value)) if value.kind() == ElementType::Null => Err(format!("{name} is null")),
-        (_, Some(value)) => Err(match field.kind {
-            Kind::Word(vocabulary) => {
+        (_, Some(value)) => Err(match (value.kind(), field.kind) {
+            (ElementType::Null, _) => format!("{name} is null"),
+            (ElementType::Undefined, _) => format!("{name} is undefined"),
+            (_, Kind::Word(vocabulary)) => {
                 format!("{name} is not one of {}: {}", vocabulary.words.join(", "), column::show(value))
             }
-            Kind::Name => format!("{name} is longer than {NAME_LIMIT} bytes"),
-            kind => format!("{name} is no {}: {}", kind.data_type(), column::show(value)),
+            (_, Kind::Name) => format!("{name} is longer than {NAME_LIMIT} bytes"),
+            (_, kind) => format!("{name} is no {}: {}", kind.data_type(), column::show(value)),
         }),
     }
 }
@@ -215,4 +218,71 @@ fn push_names(name: &str, names: &[&str], out: &mut Vec<u8>) {
         raw::push_string(out, name);
     }
     raw::close(out, start);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entity;
+
+    /// A document with values inside each other, `depth` of them.
+    fn nested(depth: usize) -> Vec<u8> {
+        (0..depth).fold(vec![5, 0, 0, 0, 0], |inner, _| {
+            let mut outer = Builder::default();
+            outer.push(ElementType::EmbeddedDocument, "n", &inner);
+            outer.finish().unwrap().into_bytes()
+        })
+    }
+
+    /// A run whose field `name` is nested as deep as MongoDB allows.
+    fn deep_run(name: &str) -> bson::RawDocumentBuf {
+        let mut run = Builder::default();
+        for other in ["_id", "tenantId", "state"].into_iter().filter(|other| *other != name) {
+            raw::push_head(run.bytes(), ElementType::String, other);
+            raw::push_string(run.bytes(), "queued");
+        }
+        run.push(ElementType::EmbeddedDocument, name, &nested(178));
+        run.finish().unwrap()
+    }
+
+    fn encode_and_rebuild(name: &str) {
+        let mapping = Mapping::new(entity::named("runs").unwrap());
+        let (mut out, stamp) = (Vec::new(), Stamp { epoch: 0, clock: 0 });
+        match mapping.encode(&deep_run(name), stamp, &mut out) {
+            Ok(_) => assert!(mapping.rebuild(&tuple::columns(&out).unwrap()).is_ok()),
+            Err(refusal) => assert!(["_id", "state"].contains(&name) && out.is_empty(), "{name}: {}", refusal.reason),
+        }
+    }
+
+    #[test]
+    fn a_document_as_deep_as_mongodb_allows_fits_the_stack_of_a_thread() {
+        for name in ["_id", "stats", "error", "tenantId", "state", "unknown"] {
+            let small = std::thread::Builder::new().stack_size(1 << 20);
+            small.spawn(move || encode_and_rebuild(name)).unwrap().join().unwrap();
+        }
+    }
+
+    fn reason(document: &bson::RawDocument) -> String {
+        let mapping = Mapping::new(entity::named("runs").unwrap());
+        mapping.encode(document, Stamp { epoch: 0, clock: 0 }, &mut Vec::new()).unwrap_err().reason
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_wrong_with_the_required_field() {
+        let long = "t".repeat(NAME_LIMIT + 1);
+        let words = "planning, queued, running, completed, error, cancelled";
+        assert_eq!(reason(&bson::rawdoc! { "_id": 1, "tenantId": bson::RawBson::Undefined }), "tenantId is undefined");
+        assert_eq!(reason(&bson::rawdoc! { "_id": 1, "tenantId": bson::RawBson::Null }), "tenantId is null");
+        assert_eq!(reason(&bson::rawdoc! { "_id": 1, "tenantId": long }), "tenantId is longer than 384 bytes");
+        assert_eq!(reason(&bson::rawdoc! { "_id": 1, "tenantId": "t" }), "state is missing");
+        assert_eq!(
+            reason(&bson::rawdoc! { "_id": 1, "tenantId": "t", "state": "lost" }),
+            format!("state is not one of {words}: \"lost\"")
+        );
+        assert_eq!(reason(&bson::rawdoc! { "tenantId": "t", "state": "queued" }), "_id is missing");
+        assert_eq!(
+            reason(&bson::rawdoc! { "_id": "k".repeat(KEY_LIMIT + 1), "tenantId": "t", "state": "queued" }),
+            "_id is longer than 1400 bytes"
+        );
+    }
 }

@@ -16,6 +16,9 @@ use super::raw::{self, Element, elements};
 /// Nesting beyond this goes to the residue, far from where PostgreSQL's parser would run out of stack.
 const DEPTH_LIMIT: usize = 150;
 
+/// Nesting of the scope of a piece of code beyond this goes to the residue.
+const SCOPE_LIMIT: usize = 16;
+
 /// The value has no JSON that gives it back.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ambiguous;
@@ -109,6 +112,9 @@ fn separate(out: &mut Vec<u8>, opening: u8) {
 
 /// Canonical extended JSON, if it gives back the same bytes.
 fn write_extended(element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    if !element.is_within(SCOPE_LIMIT) {
+        return Err(Ambiguous);
+    }
     let start = out.len();
     let value = element.value().map_err(|_| Ambiguous)?;
     let json = Bson::try_from(value).map_err(|_| Ambiguous)?.into_canonical_extjson();
@@ -160,6 +166,14 @@ pub fn read(json: &[u8], name: &str, out: &mut Vec<u8>) -> Result<(), serde_json
     deserializer.disable_recursion_limit();
     ElementSeed { out, name }.deserialize(&mut deserializer)?;
     deserializer.end()
+}
+
+/// The JSON text as a tree, however deep it is.
+pub fn parse(json: &[u8]) -> Option<serde_json::Value> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    deserializer.disable_recursion_limit();
+    let value = serde::Deserialize::deserialize(&mut deserializer).ok()?;
+    deserializer.end().ok().map(|()| value)
 }
 
 /// Reads one JSON value straight into the bytes of a BSON element.

@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 use super::raw::{Builder, Element, first, push_string};
 use crate::entity::{KEY_LIMIT, KeyType};
 
+/// What is nested deeper is readable to nobody.
+const READABLE_LEVELS: usize = 8;
+
 /// The text that stands for an `_id` in column `id`.
 ///
 /// *Plain* is an `_id` of the entity's own type, which stands as it is. Every other one is *marked*: a text that starts
@@ -99,6 +102,9 @@ fn marked(id: &Element<'_>, key: KeyType) -> String {
 
 /// Canonical extended JSON, if it is an object and gives back the same bytes.
 fn readable(id: &Element<'_>, key: KeyType) -> Option<String> {
+    if !id.is_within(READABLE_LEVELS) {
+        return None;
+    }
     let json = Bson::try_from(id.value().ok()?).ok()?.into_canonical_extjson();
     let text = json.is_object().then(|| json.to_string())?;
     let back = Key::from_text(text.as_str()).document(key).ok()?;

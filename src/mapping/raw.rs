@@ -44,6 +44,23 @@ impl<'a> Element<'a> {
         (self.kind() == ElementType::String).then(|| value.get(4..value.len() - 1)).flatten()
     }
 
+    /// Whether the value has at most `levels` documents, arrays and scopes inside each other. The driver's conversions recurse with
+    /// large frames: what is nested as deep as MongoDB allows would overflow a thread's stack.
+    pub fn is_within(&self, levels: usize) -> bool {
+        let inside = match self.kind() {
+            ElementType::EmbeddedDocument | ElementType::Array => RawDocument::from_bytes(self.value_bytes()).ok(),
+            ElementType::JavaScriptCodeWithScope => match self.value() {
+                Ok(RawBsonRef::JavaScriptCodeWithScope(code)) => Some(code.scope),
+                _ => None,
+            },
+            _ => return true,
+        };
+        let within = |levels| {
+            inside.is_some_and(|inside| elements(inside).all(|inner| inner.is_ok_and(|inner| inner.is_within(levels))))
+        };
+        levels.checked_sub(1).is_some_and(within)
+    }
+
     /// The type byte and the value: what makes two values the same value.
     pub fn identity(&self) -> Vec<u8> {
         let mut identity = Vec::with_capacity(1 + self.value_bytes().len());

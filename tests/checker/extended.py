@@ -5,6 +5,7 @@ import json
 import math
 import re
 import struct
+import uuid
 from decimal import Decimal
 
 from bson.decimal128 import Decimal128
@@ -141,6 +142,11 @@ def of_binary(fields):
     return BINARY, struct.pack("<iB", len(data), subtype) + data
 
 
+def of_uuid(fields):
+    # Nothing is written so, but every parser of extended JSON must read it.
+    return BINARY, struct.pack("<iB", 16, 4) + uuid.UUID(only(fields, "$uuid")[0]).bytes
+
+
 def of_code(fields):
     if "$scope" not in fields:
         return CODE, string_value(only(fields, "$code")[0].encode())
@@ -186,6 +192,7 @@ READERS = {
     "$minKey": lambda fields: (MIN_KEY, b""),
     "$maxKey": lambda fields: (MAX_KEY, b""),
     "$binary": of_binary,
+    "$uuid": of_uuid,
     "$code": of_code,
     "$scope": of_code,
     "$regularExpression": of_regex,

@@ -365,11 +365,12 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// Regular documents of `entity`, one for each damage.
+    /// Regular documents of `entity`, one for each damage. None that nests deep: the driver's documents would overflow the
+    /// stack of a test.
     async fn regular(&self, entity: &Entity) -> Vec<Bson> {
         let statement = fill_in(
-            "select id from {table} where residue is null and isfinite({date}) and {name} is not null
-             and id not like 'planted%' and id not like '{%' order by md5(id) limit $1",
+            "select id from {table} t where residue is null and isfinite({date}) and {name} is not null
+             and id not like 'planted%' and id not like '{%' and t::text !~ '[]}]{30}' order by md5(id) limit $1",
             entity,
         );
         let limit = i64::try_from(EVERYWHERE.len()).expect("a few");
@@ -385,7 +386,7 @@ impl Ground<'_> {
     async fn damage(&mut self, entity: &Entity, id: Bson, (wound, report): (Wound, Report)) {
         self.number += 1;
         let fresh = fresh(entity.name, self.number);
-        self.inflict(entity, (&id, &fresh), wound).await;
+        Box::pin(self.inflict(entity, (&id, &fresh), wound)).await;
         let mut expect = |id: &Bson, kind: &str| {
             self.planted.insert((entity.name.to_owned(), json(id), kind.to_owned()));
         };

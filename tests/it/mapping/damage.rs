@@ -119,9 +119,10 @@ fn damage_to_any_byte_of_a_residue_shows() {
                 damaged[byte] ^= 1;
                 let mut columns = columns.clone();
                 columns[at] = Some(&damaged);
-                let same = mapping.rebuild(&columns).is_ok_and(|rebuilt| same(rebuilt.as_bytes(), &document));
+                let rebuilt = mapping.rebuild(&columns);
+                let differs = rebuilt.map_or(true, |rebuilt| differs(rebuilt.as_bytes(), &document));
                 assert!(
-                    !same,
+                    differs,
                     "{}: byte {byte} of the residue does not show in {:?}",
                     entity.name,
                     raw::fields(&document)
@@ -131,6 +132,12 @@ fn damage_to_any_byte_of_a_residue_shows() {
     }
 }
 
-fn same(rebuilt: &[u8], document: &[u8]) -> bool {
-    raw::without_order(rebuilt) == raw::without_order(document)
+/// Damaged bytes need not be BSON any more, so what has other bytes, sorted, is another document.
+fn differs(rebuilt: &[u8], document: &[u8]) -> bool {
+    let sorted = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes.sort_unstable();
+        bytes
+    };
+    sorted(rebuilt) != sorted(document) || raw::without_order(rebuilt) != raw::without_order(document)
 }

@@ -143,7 +143,7 @@ const INTEGERS: &[i64] = &[
 pub fn documents(entity: &'static Entity) -> BoxedStrategy<Vec<u8>> {
     let fields: Vec<_> = entity.fields.iter().map(|field| field_of(field, entity)).collect();
     let extra = (name_for(entity), value()).boxed();
-    let extras = prop_oneof![6 => Just(Vec::new()), 4 => vec(extra, 1..4)];
+    let extras = prop_oneof![8 => Just(Vec::new()), 2 => vec(extra, 1..4)];
     let content = (fields, extras)
         .prop_map(|(fields, extras)| -> Vec<raw::Field> { fields.into_iter().flatten().chain(extras).collect() });
     let ordered = prop_oneof![content.clone(), content.prop_shuffle()];
@@ -174,21 +174,21 @@ fn field_of(field: &'static Field, entity: &'static Entity) -> BoxedStrategy<Vec
         return prop_oneof![120 => usual, 1 => odd, 4 => renamed, 2 => twice, 1 => Just(Vec::new())].boxed();
     }
     let others = u32::try_from(entity.fields.len()).expect("a few fields");
-    prop_oneof![6 * others => usual, 2 * others => Just(Vec::new()), 12 => odd, 6 => renamed, 6 => twice].boxed()
+    prop_oneof![20 * others => usual, 6 * others => Just(Vec::new()), 12 => odd, 6 => renamed, 6 => twice].boxed()
 }
 
 /// A value as the entity's own writers store it.
 fn usual(kind: Kind) -> BoxedStrategy<Value> {
     match kind {
-        Kind::Name => prop_oneof![12 => text(), 1 => noise(NAME_LIMIT - 1..NAME_LIMIT + 2)].prop_map(string).boxed(),
-        Kind::Text => prop_oneof![12 => text(), 1 => noise(3_000..3_100)].prop_map(string).boxed(),
+        Kind::Name => prop_oneof![20 => text(), 1 => noise(NAME_LIMIT - 1..NAME_LIMIT + 2)].prop_map(string).boxed(),
+        Kind::Text => prop_oneof![20 => text(), 1 => noise(3_000..3_100)].prop_map(string).boxed(),
         Kind::Word(words) => {
             let spellings: Vec<&str> =
                 words.words.iter().copied().chain(words.older.iter().map(|(older, _)| *older)).collect();
             select(spellings).prop_map(|word| string(word.as_bytes().to_vec())).boxed()
         }
         Kind::Instant => prop_oneof![
-            8 => (0..2_000_000_000_000_i64).prop_map(|millis| eight(kind::DATE, millis)),
+            20 => (0..2_000_000_000_000_i64).prop_map(|millis| eight(kind::DATE, millis)),
             1 => select(INTEGERS).prop_map(|millis| eight(kind::DATE, millis)),
             1 => select(TIMES).prop_map(|time| string(time.as_bytes().to_vec())),
         ]
@@ -196,7 +196,7 @@ fn usual(kind: Kind) -> BoxedStrategy<Value> {
         Kind::Int32 => any::<i32>().prop_map(|value| Value::new(kind::INT32, value.to_le_bytes())).boxed(),
         Kind::Int64 => integer().prop_map(|value| eight(kind::INT64, value)).boxed(),
         Kind::Bool => any::<bool>().prop_map(|value| Value::new(kind::BOOL, [u8::from(value)])).boxed(),
-        Kind::Json => prop_oneof![4 => plain(), 3 => value()].boxed(),
+        Kind::Json => prop_oneof![8 => plain(), 3 => value()].boxed(),
     }
 }
 

@@ -58,8 +58,9 @@ fn json(value: &Value, depth: usize) -> Option<bool> {
         kind::MIN_KEY | kind::MAX_KEY | kind::UNDEFINED | kind::TIMESTAMP => Some(true),
         kind::DOUBLE => {
             let number = f64::from_le_bytes(value.bytes.as_slice().try_into().expect("eight bytes"));
-            // A NaN's payload is lost to every JSON; the one that JSON has is the usual one.
-            Some(!number.is_nan() || number.to_bits() == f64::NAN.to_bits())
+            // A NaN's payload is lost to every JSON; its sign need not be.
+            let plain = f64::from_bits(number.to_bits() & !(1 << 63)).to_bits() == f64::NAN.to_bits();
+            if number.is_nan() && plain && number.is_sign_negative() { None } else { Some(!number.is_nan() || plain) }
         }
         kind::STRING => Some(is_clean(value.as_text())),
         kind::DOCUMENT | kind::ARRAY if depth == 0 => Some(false),
