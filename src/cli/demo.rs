@@ -44,6 +44,9 @@ pub(super) async fn run(args: DemoArgs, context: &Context) -> Result<Exit, Failu
         steps.step(start, async { context.until_stopped(async { Ok(Endpoints::open().await?) }).await }).await?;
     let stage = Stage::new(&servers, context);
     let shown = stage.show(args.documents, &mut steps).await;
+    if shown.is_ok() {
+        steps.end()?;
+    }
     let interrupted = shown.as_ref().is_err_and(|failure| failure.exit == Exit::Interrupted);
     if args.keep && !interrupted {
         stage.tell(&servers, context)?;
@@ -51,9 +54,7 @@ pub(super) async fn run(args: DemoArgs, context: &Context) -> Result<Exit, Failu
     } else {
         stage.clear(&servers).await?;
     }
-    shown?;
-    steps.end()?;
-    Ok(Exit::Clean)
+    shown.map(|()| Exit::Clean)
 }
 
 /// The steps with their headings and times.
