@@ -6,6 +6,7 @@ mod bed;
 mod checker;
 mod cli;
 mod embedded;
+mod faults;
 mod mapping;
 mod schema;
 mod verify;
