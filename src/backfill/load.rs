@@ -81,7 +81,9 @@ impl Loader<'_> {
         self.ledger.advance(&mut transaction, self.lease, &position, &tally).await?;
         fail::fail_point!("backfill::before-commit");
         transaction.commit().await.map_err(Fault::target("commit a batch"))?;
-        fail::fail_point!("backfill::after-commit");
+        fail::fail_point!("backfill::after-commit", |_| Err(Fault::target("commit a batch")(
+            std::io::Error::from(std::io::ErrorKind::ConnectionReset).into()
+        )));
         Ok(tally)
     }
 

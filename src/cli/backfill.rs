@@ -48,7 +48,7 @@ fn options(collections: &[&'static Entity], limits: &Limits) -> Options {
         rate: Rate { documents: limits.documents_per_second.map(NonZeroU32::into), bytes: limits.bytes_per_second },
         lease: limits.lease.unwrap_or(backfill::LEASE),
         patience: limits.patience.unwrap_or(backfill::PATIENCE),
-        chunk_bytes: crate::plan::CHUNK_BYTES,
+        chunk_bytes: limits.chunk_bytes.map_or(crate::plan::CHUNK_BYTES, |bytes| bytes.get().into()),
         batch_bytes: limits.batch_bytes.map_or(backfill::BATCH_BYTES, NonZeroU64::get),
     }
 }

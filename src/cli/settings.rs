@@ -65,6 +65,9 @@ pub(super) struct Pace {
     /// Most bytes of one batch; batches are smaller where the servers are slow [file: batch-bytes]
     #[arg(long, env = "BRIDGE_BATCH_BYTES", hide_env_values = true, value_name = "N")]
     batch_bytes: Option<NonZeroU64>,
+    /// Bytes of one chunk, the share of a collection that one worker takes at a time [file: chunk-bytes]
+    #[arg(long, env = "BRIDGE_CHUNK_BYTES", hide_env_values = true, value_name = "N")]
+    chunk_bytes: Option<NonZeroU32>,
     /// How long work stays with a process that is not heard of [default: 15] [file: lease-seconds]
     #[arg(long, env = "BRIDGE_LEASE_SECONDS", hide_env_values = true, value_name = "N")]
     lease_seconds: Option<NonZeroU32>,
@@ -84,6 +87,7 @@ struct File {
     documents_per_second: Option<NonZeroU32>,
     bytes_per_second: Option<NonZeroU64>,
     batch_bytes: Option<NonZeroU64>,
+    chunk_bytes: Option<NonZeroU32>,
     lease_seconds: Option<NonZeroU32>,
     retry_seconds: Option<u32>,
 }
@@ -109,6 +113,8 @@ pub struct Limits {
     pub bytes_per_second: Option<NonZeroU64>,
     /// Most bytes of one batch; the engine's default when absent.
     pub batch_bytes: Option<NonZeroU64>,
+    /// Bytes of one chunk; the plan's default when absent.
+    pub chunk_bytes: Option<NonZeroU32>,
     /// How long work stays with a process that is not heard of; the engine's default when absent.
     pub lease: Option<Duration>,
     /// How long a lost connection is tried again; the engine's default when absent.
@@ -179,6 +185,7 @@ impl Pace {
             documents_per_second: self.documents_per_second.or(settings.file.documents_per_second),
             bytes_per_second: self.bytes_per_second.or(settings.file.bytes_per_second),
             batch_bytes: self.batch_bytes.or(settings.file.batch_bytes),
+            chunk_bytes: self.chunk_bytes.or(settings.file.chunk_bytes),
             lease: self.lease_seconds.or(settings.file.lease_seconds).map(|lease| seconds(lease.get())),
             patience: self.retry_seconds.or(settings.file.retry_seconds).map(seconds),
         }

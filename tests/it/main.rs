@@ -7,6 +7,7 @@ mod checker;
 mod cli;
 mod commands;
 mod embedded;
+mod faults;
 mod mapping;
 mod schema;
 mod verify;
