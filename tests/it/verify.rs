@@ -1,5 +1,6 @@
 //! The verifier, on real servers.
 
+mod columns;
 mod keys;
 
 use scheduler_bridge::backfill;
