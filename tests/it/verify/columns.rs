@@ -14,7 +14,7 @@ use crate::bed::Bed;
 
 /// The three kinds of rows that are damaged.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Shape {
+pub enum Shape {
     /// Every field as the typed struct writes it: no residue.
     Regular,
     /// Regular fields beside an unknown one, which makes a residue that hides no column.
@@ -25,7 +25,7 @@ enum Shape {
     Sparse,
 }
 
-const SHAPES: [Shape; 4] = [Shape::Regular, Shape::Beside, Shape::Hidden, Shape::Sparse];
+pub const SHAPES: [Shape; 4] = [Shape::Regular, Shape::Beside, Shape::Hidden, Shape::Sparse];
 
 /// A change of one column, written as SQL: what the column becomes.
 fn changes(data_type: &str, words: Option<&[&str]>) -> Vec<String> {
@@ -90,7 +90,7 @@ fn value(kind: Kind, shape: Shape) -> Bson {
     }
 }
 
-fn id(entity: &Entity, number: u32) -> Bson {
+pub fn id(entity: &Entity, number: u32) -> Bson {
     match entity.key {
         KeyType::Text => format!("victim-{number:05}").into(),
         KeyType::ObjectId => {
@@ -101,14 +101,14 @@ fn id(entity: &Entity, number: u32) -> Bson {
     }
 }
 
-fn key(entity: &Entity, number: u32) -> String {
+pub fn key(entity: &Entity, number: u32) -> String {
     match id(entity, number) {
         Bson::ObjectId(id) => id.to_hex(),
         id => id.as_str().expect("a text").to_owned(),
     }
 }
 
-fn victim(entity: &Entity, number: u32, shape: Shape) -> Document {
+pub fn victim(entity: &Entity, number: u32, shape: Shape) -> Document {
     let mut document = doc! { "_id": id(entity, number) };
     for field in entity.fields {
         if shape != Shape::Sparse || field.presence == Presence::Required {
@@ -154,18 +154,21 @@ fn damages(entity: &Entity, columns: &[(String, String, bool)]) -> Vec<(Shape, S
     damages
 }
 
-async fn insert(bed: &Bed, entity: &Entity, documents: &[Document]) {
+pub async fn insert(bed: &Bed, entity: &Entity, documents: &[Document]) {
     let raw = documents.iter().map(|document| RawDocumentBuf::try_from(document).expect("a document"));
     bed.database.collection::<RawDocumentBuf>(entity.name).insert_many(raw).await.expect("insert");
 }
 
 /// `collection id kind`, the id as in column `id`.
-type Finding = (String, String, String);
+pub type Finding = (String, String, String);
 
-async fn found(bed: &Bed) -> BTreeSet<Finding> {
+pub async fn found(bed: &Bed) -> BTreeSet<Finding> {
     let report = verify(bed).await;
     let all = report.mismatches.iter().map(|one| {
-        let id = one.id.as_str().map_or_else(|| one.id["$oid"].as_str().unwrap_or("?").to_owned(), str::to_owned);
+        let id = match &one.id {
+            serde_json::Value::String(text) => text.clone(),
+            id => id["$oid"].as_str().map_or_else(|| id.to_string(), str::to_owned),
+        };
         (one.collection.to_owned(), id, format!("{:?}", one.kind).to_lowercase())
     });
     let found: BTreeSet<_> = all.collect();
@@ -174,7 +177,7 @@ async fn found(bed: &Bed) -> BTreeSet<Finding> {
     found
 }
 
-fn assert_same(found: &BTreeSet<Finding>, expected: &BTreeMap<Finding, String>) {
+pub fn assert_same(found: &BTreeSet<Finding>, expected: &BTreeMap<Finding, String>) {
     let overlooked: Vec<_> = expected.iter().filter(|(finding, _)| !found.contains(finding)).collect();
     assert!(overlooked.is_empty(), "{} overlooked: {overlooked:#?}", overlooked.len());
     let invented: Vec<_> = found.iter().filter(|finding| !expected.contains_key(finding)).collect();
