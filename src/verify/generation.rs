@@ -120,7 +120,7 @@ impl Generation {
             let suspects = ids.iter().filter_map(|id| self.recheck.suspect(id)).collect::<Vec<_>>();
             self.keep(&mut outcome, unreadable(&ids, &suspects));
             let found = self.recheck.compare(suspects).await?;
-            self.keep(&mut outcome, extra(found));
+            self.keep(&mut outcome, of_rows(found));
         }
     }
 
@@ -137,7 +137,7 @@ impl Generation {
             let ids = found.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
             self.keep(&mut outcome, unreadable(&ids, &suspects));
             let found = self.recheck.compare(suspects).await?;
-            self.keep(&mut outcome, extra(found));
+            self.keep(&mut outcome, of_quarantine(found));
         }
     }
 
@@ -180,8 +180,16 @@ pub fn plain_text(mapping: Mapping, id: &RawDocument) -> Option<String> {
 }
 
 /// What is missing or differs is the finding of the document's range.
-fn extra(found: Vec<Difference>) -> impl Iterator<Item = Difference> {
-    found.into_iter().filter(|difference| difference.kind == Kind::Extra)
+fn of_rows(found: Vec<Difference>) -> impl Iterator<Item = Difference> {
+    of_range(found).filter(|difference| difference.kind == Kind::Extra)
+}
+
+fn of_range(found: Vec<Difference>) -> impl Iterator<Item = Difference> {
+    found.into_iter().filter(|difference| !difference.is_double)
+}
+
+fn of_quarantine(found: Vec<Difference>) -> impl Iterator<Item = Difference> {
+    found.into_iter().filter(|difference| difference.kind == Kind::Extra || difference.is_double)
 }
 
 /// Rows whose id stands for no `_id` have no document.
@@ -250,7 +258,7 @@ impl<S: Stream<Item = sqlx::Result<Rebuilt>>> Join<'_, S> {
     async fn settle(&mut self) -> Result<()> {
         let suspects = std::mem::take(&mut self.outcome.suspects);
         let found = self.generation.recheck.compare(suspects).await?;
-        self.generation.keep(&mut self.outcome, found);
+        self.generation.keep(&mut self.outcome, of_range(found));
         Ok(())
     }
 

@@ -32,6 +32,9 @@ pub struct Difference {
     pub kind: Kind,
     pub reason: Option<String>,
     pub sides: Sides,
+    /// Whether the target has both a row and a quarantined document: the finding of [`super::generation::Share::Quarantine`],
+    /// because a row that equals its document is no suspect of its range.
+    pub is_double: bool,
 }
 
 impl Difference {
@@ -39,7 +42,7 @@ impl Difference {
     pub fn unreadable(id: &str) -> Self {
         let suspect = Suspect { key: Key::from_text(id), id: rawdoc! { "_id": id } };
         let reason = Some("column id stands for no _id".to_owned());
-        Self { suspect, kind: Kind::Extra, reason, sides: Sides::default() }
+        Self { suspect, kind: Kind::Extra, reason, sides: Sides::default(), is_double: false }
     }
 }
 
@@ -131,9 +134,10 @@ fn decide(suspect: Suspect, document: Option<RawDocumentBuf>, found: Found) -> O
         (Some(_), _, _) => Kind::Content,
     };
     let both = || "the key has a row and a quarantined document".to_owned();
-    let reason = reason.or_else(|| (is_row && quarantined.is_some()).then(both));
+    let is_double = is_row && quarantined.is_some();
+    let reason = reason.or_else(|| is_double.then(both));
     let sides = Sides { source: document, target: row.or(quarantined.flatten()) };
-    Some(Difference { suspect, kind, reason, sides })
+    Some(Difference { suspect, kind, reason, sides, is_double })
 }
 
 /// Whether a document and a row, read at different times, call for a second look.

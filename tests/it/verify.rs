@@ -1,5 +1,7 @@
 //! The verifier, on real servers.
 
+mod columns;
+mod fields;
 mod keys;
 
 use scheduler_bridge::backfill;
