@@ -38,7 +38,8 @@ impl Loader<'_> {
     /// Loads a batch. What PostgreSQL refuses is halved until the one bad document is found, which is quarantined.
     pub async fn load(&self, batch: &Batch) -> Result<Tally> {
         let mut total = Tally::default();
-        let mut parts = Vec::from([0..batch.items.len()]);
+        let whole = 0..batch.items.len();
+        let mut parts = vec![whole];
         // The last part on the stack is the first in the order of keys, so that the position only moves forward.
         while let Some(part) = parts.pop() {
             match self.load_part(batch, &part, None).await {
