@@ -1,8 +1,10 @@
 //! The verifier, on real servers.
 
 mod columns;
+mod command;
 mod fields;
 mod keys;
+mod ranges;
 
 use scheduler_bridge::backfill;
 use scheduler_bridge::entity::ENTITIES;

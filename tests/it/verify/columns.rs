@@ -9,7 +9,7 @@ use scheduler_bridge::entity::{ENTITIES, Entity, KeyType, Kind, Presence};
 use scheduler_bridge::verify::Verdict;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
-use super::{backfill, verify};
+use super::{backfill, verify, verify_in_ranges_of};
 use crate::bed::Bed;
 
 /// The three kinds of rows that are damaged.
@@ -163,7 +163,11 @@ pub async fn insert(bed: &Bed, entity: &Entity, documents: &[Document]) {
 pub type Finding = (String, String, String);
 
 pub async fn found(bed: &Bed) -> BTreeSet<Finding> {
-    let report = verify(bed).await;
+    found_in_ranges_of(bed, 200_000).await
+}
+
+pub async fn found_in_ranges_of(bed: &Bed, chunk_bytes: i64) -> BTreeSet<Finding> {
+    let report = verify_in_ranges_of(bed, chunk_bytes).await;
     let all = report.mismatches.iter().map(|one| {
         let id = match &one.id {
             serde_json::Value::String(text) => text.clone(),
