@@ -4,7 +4,8 @@
 //! a Double. Every other value is canonical extended JSON. A value whose JSON would not give back the same BSON, or that
 //! `jsonb` would refuse, is [`Ambiguous`]; its field goes to the residue.
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 use bson::raw::RawBsonRef;
 use bson::spec::ElementType;
@@ -33,15 +34,16 @@ fn write_value(element: &Element<'_>, depth: usize, out: &mut Vec<u8>) -> Result
         RawBsonRef::Null => out.extend_from_slice(b"null"),
         RawBsonRef::Boolean(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
         RawBsonRef::String(text) => return write_text(text, out),
-        RawBsonRef::Int32(value) => return print(out, format_args!("{value}")),
-        RawBsonRef::Int64(value) if i32::try_from(value).is_err() => return print(out, format_args!("{value}")),
+        RawBsonRef::Int32(value) => return write_integer(value.into(), out),
+        RawBsonRef::Int64(value) if i32::try_from(value).is_err() => return write_integer(value, out),
         RawBsonRef::Int64(value) => return print(out, format_args!(r#"{{"$numberLong":"{value}"}}"#)),
         RawBsonRef::Double(value) if value.fract() != 0.0 && value.is_finite() => {
             return print(out, format_args!("{value:?}"));
         }
         RawBsonRef::DateTime(date) => {
-            let millis = date.timestamp_millis();
-            return print(out, format_args!(r#"{{"$date":{{"$numberLong":"{millis}"}}}}"#));
+            out.extend_from_slice(br#"{"$date":{"$numberLong":""#);
+            write_integer(date.timestamp_millis(), out)?;
+            out.extend_from_slice(br#""}}"#);
         }
         RawBsonRef::Document(document) => return write_document(document, depth, out),
         RawBsonRef::Array(_) => {
@@ -51,6 +53,11 @@ fn write_value(element: &Element<'_>, depth: usize, out: &mut Vec<u8>) -> Result
         _ => return write_extended(element, out),
     }
     Ok(())
+}
+
+/// Without the machinery of `format_args!`: numbers and dates are most of what a document holds.
+fn write_integer(value: i64, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    serde_json::to_writer(out, &value).map_err(|_| Ambiguous)
 }
 
 fn print(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) -> Result<(), Ambiguous> {
@@ -241,27 +248,56 @@ impl<'de> Visitor<'de> for ElementSeed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
         raw::push_head(self.out, ElementType::Array, self.name);
         let start = raw::open(self.out);
-        let mut index = 0_usize;
-        while array.next_element_seed(ElementSeed { out: self.out, name: &index.to_string() })?.is_some() {
-            index += 1;
+        let mut name = String::from("0");
+        let mut next = 1_usize;
+        while array.next_element_seed(ElementSeed { out: self.out, name: &name })?.is_some() {
+            name.clear();
+            write!(name, "{next}").map_err(A::Error::custom)?;
+            next += 1;
         }
         raw::close(self.out, start);
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut next = map.next_key::<std::borrow::Cow<'de, str>>()?;
-        if let Some(name) = next.as_ref().filter(|name| name.starts_with('$')) {
-            let json = extended(name.clone().into_owned(), map)?;
+        let mut name = String::new();
+        let mut is_more = map.next_key_seed(NameSeed(&mut name))?.is_some();
+        if is_more && name.starts_with('$') {
+            let json = extended(name, map)?;
             return push_extended(self.out, self.name, json).map_err(|_| A::Error::custom("not extended JSON"));
         }
         raw::push_head(self.out, ElementType::EmbeddedDocument, self.name);
         let start = raw::open(self.out);
-        while let Some(name) = next {
+        while is_more {
             map.next_value_seed(ElementSeed { out: self.out, name: &name })?;
-            next = map.next_key()?;
+            is_more = map.next_key_seed(NameSeed(&mut name))?.is_some();
         }
         raw::close(self.out, start);
+        Ok(())
+    }
+}
+
+/// Reads a name into a string that all names of one object share.
+struct NameSeed<'a>(&'a mut String);
+
+impl<'de> DeserializeSeed<'de> for NameSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for NameSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<(), E> {
+        self.0.clear();
+        self.0.push_str(name);
         Ok(())
     }
 }
