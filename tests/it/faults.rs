@@ -3,6 +3,7 @@
 mod gate;
 mod killed;
 mod process;
+mod races;
 
 use mongodb::bson::doc;
 use scheduler_bridge::dataset::{self, fixtures};
