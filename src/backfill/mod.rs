@@ -39,7 +39,7 @@ use crate::target::{Target, TargetError};
 use ledger::{Backfill, Ledger};
 use limit::Limiter;
 use statements::Statements;
-use worker::{Job, Shared};
+use worker::{Job, Patience, Shared};
 
 /// How to run a backfill.
 #[derive(Debug, Clone)]
@@ -189,7 +189,8 @@ pub async fn run(
     target.require_schema().await?;
     source.require_collections().await?;
     let epoch = require_secondary(target).await?;
-    let backfills = open(source, target, options, epoch).await?;
+    let patience = Patience { limit: options.patience, cancel: cancel.clone() };
+    let backfills = patience.with(|| open(source, target, options, epoch)).await?;
     let progress: Vec<_> = backfills.iter().map(progress_of).collect();
     begun(&progress);
 
@@ -203,7 +204,7 @@ pub async fn run(
         ledger: ledger.clone(),
         limiter: Arc::new(Limiter::new(options.rate)),
         jobs: jobs.collect::<HashMap<_, _>>(),
-        patience: options.patience,
+        patience,
         batch_bytes: options.batch_bytes,
         cancel: cancel.clone(),
     });
@@ -292,7 +293,7 @@ async fn work(shared: &Arc<Shared>, workers: usize) -> Result<()> {
     }
     done.cancel();
     renewing.join_all().await;
-    let released = shared.ledger.release().await;
+    let released = shared.patience.with(|| shared.ledger.release()).await;
     worked.and(released)
 }
 
@@ -304,8 +305,9 @@ async fn finish(
     let mut copied = Vec::new();
     for backfill in backfills {
         let Some(job) = shared.jobs.get(&backfill.id) else { continue };
-        sweep(ledger, job).await?;
-        let (tally, removed) = ledger.total(backfill).await?;
+        // A commit whose answer was lost is found in the ledger: the second time there is nothing to do.
+        shared.patience.with(|| sweep(ledger, job)).await?;
+        let (tally, removed) = shared.patience.with(|| ledger.total(backfill)).await?;
         copied.push(Copied { collection: backfill.entity.name, tally, removed });
     }
     Ok(copied)

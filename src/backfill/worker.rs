@@ -27,11 +27,44 @@ pub struct Shared {
     pub ledger: Ledger,
     pub limiter: Arc<Limiter>,
     pub jobs: HashMap<i64, Job>,
-    /// How long a transient fault may last without any progress.
-    pub patience: Duration,
+    pub patience: Patience,
     /// Bytes of BSON of one batch, aimed at.
     pub batch_bytes: u64,
     pub cancel: CancellationToken,
+}
+
+/// Repeats what failed for a reason that passes.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// How long a transient fault may last without any progress.
+    pub limit: Duration,
+    /// Ends all patience.
+    pub cancel: CancellationToken,
+}
+
+impl Patience {
+    /// Repeats an operation that changes nothing twice while its faults are transient.
+    pub async fn with<T, F: Future<Output = Result<T>>>(&self, operation: impl Fn() -> F) -> Result<T> {
+        let mut waits = waits(self.limit);
+        loop {
+            match operation().await {
+                Err(fault) if fault.is_transient() && !self.cancel.is_cancelled() => match waits.next() {
+                    Some(wait) => self.retry(&fault, wait).await,
+                    None => return Err(fault),
+                },
+                done => return done,
+            }
+        }
+    }
+
+    async fn retry(&self, fault: &Fault, wait: Duration) {
+        tracing::warn!(error = %crate::error_text(fault), ?wait, "will try again");
+        self.pause(wait).await;
+    }
+
+    async fn pause(&self, wait: Duration) {
+        self.cancel.run_until_cancelled(tokio::time::sleep(wait)).await;
+    }
 }
 
 /// A backfill and all that is needed to work on it.
@@ -59,12 +92,14 @@ impl Shared {
         let ids: Vec<i64> = self.jobs.keys().copied().collect();
         let size = Arc::new(BatchSize::new(self.limiter.rate().batch(), self.batch_bytes));
         while !self.cancel.is_cancelled() {
-            let leased = self.patiently(|| self.ledger.lease(&ids)).await?;
+            let leased = self.patience.with(|| self.ledger.lease(&ids)).await?;
             match leased {
                 Some(lease) => self.copy_patiently(lease, &size).await?,
-                None => match self.patiently(|| self.ledger.wait(&ids)).await? {
+                None => match self.patience.with(|| self.ledger.wait(&ids)).await? {
                     // Others are at the rest; one of them may die, so this one stays until they are done.
-                    Some(wait) => self.pause(wait.clamp(Duration::from_millis(50), Duration::from_secs(1))).await,
+                    Some(wait) => {
+                        self.patience.pause(wait.clamp(Duration::from_millis(50), Duration::from_secs(1))).await
+                    }
                     None => break,
                 },
             }
@@ -81,33 +116,10 @@ impl Shared {
         }
     }
 
-    async fn pause(&self, wait: Duration) {
-        self.cancel.run_until_cancelled(tokio::time::sleep(wait)).await;
-    }
-
-    /// Repeats an operation that changes nothing twice while its faults are transient.
-    async fn patiently<T, F: Future<Output = Result<T>>>(&self, operation: impl Fn() -> F) -> Result<T> {
-        let mut waits = waits(self.patience);
-        loop {
-            match operation().await {
-                Err(fault) if fault.is_transient() && !self.cancel.is_cancelled() => match waits.next() {
-                    Some(wait) => self.retry(&fault, wait).await,
-                    None => return Err(fault),
-                },
-                done => return done,
-            }
-        }
-    }
-
-    async fn retry(&self, fault: &Fault, wait: Duration) {
-        tracing::warn!(error = %crate::error_text(fault), ?wait, "will try again");
-        self.pause(wait).await;
-    }
-
     /// Copies a chunk; after a transient fault goes on from where the ledger says, which knows whether a commit whose
     /// answer was lost took place. Patience begins anew with every progress.
     async fn copy_patiently(&self, lease: Lease, size: &Arc<BatchSize>) -> Result<()> {
-        let (mut lease, mut waits) = (lease, waits(self.patience));
+        let (mut lease, mut waits) = (lease, waits(self.patience.limit));
         loop {
             let fault = match self.copy(&lease, size).await {
                 Ok(()) => return Ok(()),
@@ -116,12 +128,12 @@ impl Shared {
                 Err(fault) => fault,
             };
             match waits.next() {
-                Some(wait) => self.retry(&fault, wait).await,
+                Some(wait) => self.patience.retry(&fault, wait).await,
                 None => return Err(fault),
             }
-            let Some(held) = self.patiently(|| self.ledger.held(&lease)).await? else { return Ok(()) };
+            let Some(held) = self.patience.with(|| self.ledger.held(&lease)).await? else { return Ok(()) };
             if held.rest != lease.rest {
-                waits = self::waits(self.patience);
+                waits = self::waits(self.patience.limit);
             }
             lease = held;
         }
