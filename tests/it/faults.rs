@@ -1,9 +1,12 @@
 //! The backfill under blows: killed, cut off, paused, refused. The real `bridge` on real servers.
 
+mod exhausted;
 mod gate;
 mod killed;
 mod process;
 mod races;
+mod refused;
+mod restarted;
 
 use mongodb::bson::doc;
 use scheduler_bridge::dataset::{self, fixtures};
