@@ -82,8 +82,8 @@ struct Run {
     taken: Duration,
     /// The largest resident size of the process, in bytes; of a part inside this process, nothing.
     memory: Option<u64>,
-    /// Processor time of the process.
-    processor: Option<Duration>,
+    /// Processor time of the contender itself, of MongoDB and of PostgreSQL.
+    processor: [Duration; 3],
 }
 
 impl Bench {
@@ -125,11 +125,12 @@ impl Bench {
             runs[3].push(self.bridge("verify"));
         }
         let rates: Vec<f64> = runs.iter().map(|runs| median(runs.iter().map(|run| self.rate(run)).collect())).collect();
-        println!("\n{title}: documents a second, median of {} rounds", self.rounds);
+        println!("\n{title}: documents a second, median of {} rounds; µs of processor a document,", self.rounds);
+        println!("of the contender + MongoDB + PostgreSQL");
         for (index, name) in names.iter().enumerate() {
             let all = runs[index].iter().map(|run| format!("{:.0}", self.rate(run))).collect::<Vec<_>>().join(" ");
             let letter = ["a", "b", "c", "d", "e"][index];
-            println!("  ({letter}) {name:22} {:>9.0}   ({all}){}", rates[index], self.load(&runs[index]));
+            println!("  ({letter}) {name:22} {:>9.0}   ({all})   {}", rates[index], self.load(&runs[index]));
         }
         let ratios = [("c/b", rates[2] / rates[1]), ("c/e", rates[2] / rates[4]), ("d/c", rates[3] / rates[2])];
         println!("  {}\n", ratios.map(|(name, ratio)| format!("{name} = {ratio:.2}")).join("   "));
@@ -140,12 +141,15 @@ impl Bench {
         })
     }
 
-    /// The peak of memory and the processor time a document of a process.
+    /// The processor time a document of the contender and of both servers, and the contender's peak of memory.
     fn load(&self, runs: &[Run]) -> String {
-        let Some(peak) = runs.iter().filter_map(|run| run.memory).max() else { return String::new() };
-        let micros = |run: &Run| run.processor.unwrap_or_default().as_secs_f64() * 1e6 / rate(self.documents, SECOND);
-        let processor = median(runs.iter().map(micros).collect());
-        format!("   peak {:.0} MB, {processor:.1} µs of processor a document", megabytes(peak))
+        let micros = |part: usize| {
+            let each = runs.iter().map(|run| run.processor[part].as_secs_f64() * 1e6 / rate(self.documents, SECOND));
+            median(each.collect())
+        };
+        let processor = format!("µs {:.1} + {:.1} + {:.1}", micros(0), micros(1), micros(2));
+        let peak = runs.iter().filter_map(|run| run.memory).max();
+        peak.map_or(processor.clone(), |peak| format!("{processor}, peak {:.0} MB", megabytes(peak)))
     }
 
     fn rate(&self, run: &Run) -> f64 {
@@ -154,15 +158,16 @@ impl Bench {
 
     /// (a): every document of the collection, raw, on as many cursors as the bridge has workers.
     async fn drain(&self) -> Run {
-        let started = Instant::now();
-        let counts = join_all(self.halves().await.into_iter().map(|half| {
+        let halves = self.halves().await;
+        let clock = self.clock();
+        let counts = join_all(halves.into_iter().map(|half| {
             let source = self.source.clone();
             tokio::spawn(async move { count(&source, &half).await })
         }))
         .await;
         let total: usize = counts.into_iter().map(|count| count.expect("drain")).sum();
         assert_eq!(u64::try_from(total), Ok(self.documents));
-        Run { taken: started.elapsed(), memory: None, processor: None }
+        clock.stop(None)
     }
 
     async fn halves(&self) -> Vec<Range> {
@@ -179,7 +184,7 @@ impl Bench {
         for _ in 0..STREAMS {
             connections.push(connect(&self.servers).await);
         }
-        let started = Instant::now();
+        let clock = self.clock();
         let pieces = self.encoded.len().div_ceil(STREAMS);
         let streams = connections.into_iter().enumerate().map(|(index, connection)| {
             let (encoded, statement) = (self.encoded.clone(), statement.clone());
@@ -187,7 +192,7 @@ impl Bench {
             tokio::spawn(async move { copy_share(connection, &encoded[share], &statement).await })
         });
         join_all(streams).await.into_iter().for_each(|stream| stream.expect("copy"));
-        Run { taken: started.elapsed(), memory: None, processor: None }
+        clock.stop(None)
     }
 
     /// (e)
@@ -212,18 +217,22 @@ impl Bench {
     fn run(&self, mut command: Command) -> Run {
         command.env("BRIDGE_MONGO_URL", self.servers.mongo.url()).env("BRIDGE_MONGO_DATABASE", DATABASE);
         command.env("BRIDGE_POSTGRES_URL", self.servers.postgres.url()).stdout(Stdio::null());
-        let started = Instant::now();
+        let clock = self.clock();
         let mut child = command.spawn().expect("start the process");
-        let (mut largest, mut processor) = (None, None);
+        let mut memory = None;
         loop {
-            largest = resident_peak(child.id()).or(largest);
-            processor = processor_time(child.id()).or(processor);
+            memory = resident_peak(child.id()).or(memory);
             if let Some(status) = child.try_wait().expect("wait for the process") {
                 assert!(status.success(), "{command:?} ended with {status}");
-                return Run { taken: started.elapsed(), memory: largest, processor };
+                return clock.stop(memory);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    fn clock(&self) -> Clock {
+        let pids = [std::process::id(), self.servers.mongo.pid(), self.servers.postgres.pid()];
+        Clock { pids, processor: pids.map(processor_time), started: Instant::now() }
     }
 
     /// Empties the table and forgets the ledger; statistics and dead rows are dealt with before the next clock starts.
@@ -356,12 +365,34 @@ fn resident_peak(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
-/// The processor time a process has used (`utime` and `stime`, in the 100ths of a second that Linux shows).
-fn processor_time(pid: u32) -> Option<Duration> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<_> = status.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * 10))
+/// Measures one run.
+struct Clock {
+    pids: [u32; 3],
+    processor: [Duration; 3],
+    started: Instant,
+}
+
+impl Clock {
+    fn stop(self, memory: Option<u64>) -> Run {
+        let taken = self.started.elapsed();
+        let mut processor = self.pids.map(processor_time);
+        processor.iter_mut().zip(self.processor).for_each(|(after, before)| *after -= before);
+        Run { taken, memory, processor }
+    }
+}
+
+/// The processor time of a process and its children, the ended ones included, in the 100ths of a second that Linux
+/// shows: `utime`, `stime`, `cutime` and `cstime`.
+fn processor_time(pid: u32) -> Duration {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let of_children: u64 = children.split_whitespace().filter_map(|child| ticks(child, 2)).sum();
+    Duration::from_millis((ticks(&pid.to_string(), 4).unwrap_or_default() + of_children) * 10)
+}
+
+fn ticks(pid: &str, fields: usize) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let counts = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(fields);
+    Some(counts.filter_map(|count| count.parse::<u64>().ok()).sum())
 }
 
 fn rate(documents: u64, taken: Duration) -> f64 {
