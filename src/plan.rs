@@ -10,8 +10,8 @@ use mongodb::error::{Error, Result};
 use crate::scan::{self, Range};
 use crate::source::Source;
 
-/// Documents in one chunk, in bytes, aimed at.
-pub const CHUNK_BYTES: i64 = 32 << 20;
+/// Documents in one chunk, in bytes, aimed at: small enough that the workers end at about the same time.
+pub const CHUNK_BYTES: i64 = 16 << 20;
 
 /// The most chunks of one collection.
 const MOST_CHUNKS: i64 = 1_024;

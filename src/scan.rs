@@ -127,7 +127,11 @@ impl Scan {
 
 /// The documents of one answer.
 pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>> {
-    batch.doc_slices()?.into_iter().map(|document| document?.as_document().ok_or_else(no_document)).collect()
+    let answer = RawDocument::from_bytes(batch.doc_slices()?.as_bytes()).map_err(|_| no_document())?;
+    raw::elements(answer)
+        .map(|document| document.ok()?.document())
+        .map(|document| document.ok_or_else(no_document))
+        .collect()
 }
 
 fn no_document() -> Error {

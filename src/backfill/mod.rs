@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bson::Timestamp;
 use sqlx::PgConnection;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -39,14 +40,14 @@ use crate::target::{Target, TargetError};
 use ledger::{Backfill, Ledger};
 use limit::Limiter;
 use statements::Statements;
-use worker::{Job, Patience, Shared};
+use worker::{CHUNKS_PER_LOAD, Job, Patience, Shared};
 
 /// How to run a backfill.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What to copy, parents before children.
     pub entities: Vec<&'static Entity>,
-    /// How many chunks this process copies at once.
+    /// How many batches this process loads at once.
     pub workers: usize,
     /// The rate all workers of this process share.
     pub rate: Rate,
@@ -206,6 +207,7 @@ pub async fn run(
         jobs: jobs.collect::<HashMap<_, _>>(),
         patience,
         batch_bytes: options.batch_bytes,
+        loads: Semaphore::new(options.workers.max(1)),
         cancel: cancel.clone(),
     });
     work(&shared, options.workers).await?;
@@ -282,7 +284,7 @@ async fn work(shared: &Arc<Shared>, workers: usize) -> Result<()> {
     let mut renewing = JoinSet::new();
     renewing.spawn(shared.clone().renew(done.clone()));
     let mut tasks = JoinSet::new();
-    (0..workers.max(1)).for_each(|_| drop(tasks.spawn(shared.clone().work())));
+    (0..workers.max(1) * CHUNKS_PER_LOAD).for_each(|_| drop(tasks.spawn(shared.clone().work())));
     let mut worked = Ok(());
     while let Some(task) = tasks.join_next().await {
         let result = task.unwrap_or(Err(Fault::Crashed));

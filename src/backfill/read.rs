@@ -21,6 +21,8 @@ pub struct Batch {
     raw: RawBatch,
     /// How many documents of the answer are left out at its beginning.
     skipped: usize,
+    /// `{_id: …}` of the last document, if there is one.
+    last: Option<RawDocumentBuf>,
     /// The documents in the order of the answer.
     pub items: Vec<Item>,
     /// The tuples of the rows, one behind the other.
@@ -58,7 +60,13 @@ impl Batch {
 
     /// `{_id: …}` of item `index`.
     pub fn position(&self, index: usize) -> Result<RawDocumentBuf> {
-        scan::id_of(self.document(index)?).ok_or(Fault::Ledger { column: "position".to_owned() })
+        // Mostly the last one is asked for; the others are found by walking through the answer again.
+        let last = self.last.clone().filter(|_| index + 1 == self.items.len());
+        let found = match last {
+            None => scan::id_of(self.document(index)?),
+            last => last,
+        };
+        found.ok_or(Fault::Ledger { column: "position".to_owned() })
     }
 }
 
@@ -154,33 +162,42 @@ impl Reader {
         let size = self.size.get();
         let mut scan = scan::open(&self.source, name, range, size, time).await.map_err(fault)?;
         let mut done = range.lower.clone().filter(|_| resumed);
-        while let Some(raw) = scan.next().await.map_err(fault)? {
-            let batch = self.encode(raw, stamp, done.as_ref()).map_err(fault)?;
+        // Room first, then the batch: one waits while one is loaded, and no third is in memory.
+        while let Ok(room) = out.reserve().await {
+            let Some(raw) = scan.next().await.map_err(fault)? else { break };
+            let (mapping, resumed) = (self.mapping, done.take());
+            // Away from the threads that serve the connections: a batch takes them for tens of milliseconds.
+            let encoding = tokio::task::spawn_blocking(move || encode_batch(mapping, raw, stamp, resumed.as_ref()));
+            let batch = encoding.await.map_err(|_| Fault::Crashed)?.map_err(fault)?;
             let Some(last) = batch.items.len().checked_sub(1) else { continue };
             let position = batch.position(last)?;
             let bytes = batch.items.iter().map(|item| item.bytes).sum::<usize>();
             self.limiter.pay(count(batch.items.len()), count(bytes)).await;
-            if out.send(batch).await.is_err() {
-                return Ok(None);
-            }
+            room.send(batch);
             if self.size.is_far_from(size) {
                 return Ok(Some(position));
             }
-            done = None;
         }
         Ok(None)
     }
+}
 
-    fn encode(&self, raw: RawBatch, stamp: Stamp, done: Option<&RawDocumentBuf>) -> mongodb::error::Result<Batch> {
-        let documents = scan::documents(&raw)?;
-        // Index bounds include the lower one, which a resumed read has had already.
-        let is_done = documents.first().is_some_and(|first| done.is_some_and(|done| same_id(first, done)));
-        let skipped = usize::from(is_done);
-        let mut tuples = Vec::with_capacity(raw.as_raw_document().as_bytes().len() * 5 / 4);
-        let encode = |document: &&RawDocument| encode(self.mapping, document, stamp, &mut tuples);
-        let items = documents[skipped..].iter().map(encode).collect();
-        Ok(Batch { skipped, items, tuples, stamp, raw })
-    }
+/// Encodes an answer, without its first document when that is `done`.
+fn encode_batch(
+    mapping: Mapping,
+    raw: RawBatch,
+    stamp: Stamp,
+    done: Option<&RawDocumentBuf>,
+) -> mongodb::error::Result<Batch> {
+    let documents = scan::documents(&raw)?;
+    // Index bounds include the lower one, which a resumed read has had already.
+    let is_done = documents.first().is_some_and(|first| done.is_some_and(|done| same_id(first, done)));
+    let skipped = usize::from(is_done);
+    let mut tuples = Vec::with_capacity(raw.as_raw_document().as_bytes().len() * 5 / 4);
+    let encode = |document: &&RawDocument| encode(mapping, document, stamp, &mut tuples);
+    let items = documents[skipped..].iter().map(encode).collect();
+    let last = documents.last().and_then(|last| scan::id_of(last));
+    Ok(Batch { skipped, items, tuples, stamp, last, raw })
 }
 
 fn same_id(one: &RawDocument, other: &RawDocument) -> bool {

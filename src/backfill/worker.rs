@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bson::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -30,8 +30,14 @@ pub struct Shared {
     pub patience: Patience,
     /// Bytes of BSON of one batch, aimed at.
     pub batch_bytes: u64,
+    /// As many loads at once as there are workers, see [`CHUNKS_PER_LOAD`].
+    pub loads: Semaphore,
     pub cancel: CancellationToken,
 }
+
+/// Chunks under way for each load at a time: while one is loaded, the next of the other is read, so that the target
+/// waits neither for a read nor for a new chunk.
+pub const CHUNKS_PER_LOAD: usize = 2;
 
 /// Repeats what failed for a reason that passes.
 #[derive(Debug, Clone)]
@@ -150,7 +156,7 @@ impl Shared {
             limiter: self.limiter.clone(),
             size: size.clone(),
         };
-        // One batch waits while one is read and one is loaded: three in memory.
+        // One batch waits while one is loaded.
         let (sender, mut batches) = mpsc::channel(1);
         let reading = AbortOnDropHandle::new(tokio::spawn(reader.read(lease.rest.clone(), lease.resumed, sender)));
         let loader = Loader { ledger: &self.ledger, lease, entity: job.entity(), statements: &job.statements };
@@ -165,8 +171,10 @@ impl Shared {
     }
 
     async fn load(&self, loader: &Loader<'_>, job: &Job, batch: &Batch, size: &BatchSize) -> Result<()> {
+        let turn = self.loads.acquire().await.map_err(|_| Fault::Crashed)?;
         let started = Instant::now();
         let tally = loader.load(batch).await?;
+        drop(turn);
         let (documents, bytes) = (count(batch.items.len()), u64::try_from(tally.bytes).unwrap_or_default());
         size.observe(documents, bytes, started.elapsed());
         job.progress.add(documents, bytes);

@@ -1,7 +1,6 @@
 //! One value, one column: what a column of each [`Kind`] takes from a BSON value, and what it gives back.
 
-use bson::Bson;
-use bson::raw::RawBsonRef;
+use bson::Decimal128;
 use bson::spec::ElementType;
 
 use super::instant::Instant;
@@ -42,7 +41,7 @@ fn fill(kind: Kind, element: &Element<'_>, out: &mut Vec<u8>) -> Fit {
         Kind::Text => fill_text(element, usize::MAX, out),
         Kind::Json => fill_json(element, out),
         Kind::Word(_) | Kind::Instant | Kind::Int32 | Kind::Int64 | Kind::Bool => {
-            element.value().map_or(Fit::Nothing, |value| fill_scalar(kind, value, out))
+            fill_scalar(kind, element, out).unwrap_or(Fit::Nothing)
         }
     }
 }
@@ -52,40 +51,47 @@ fn fill_json(element: &Element<'_>, out: &mut Vec<u8>) -> Fit {
     json::write(element, out).map_or(Fit::Nothing, |()| Fit::Exact)
 }
 
-fn fill_scalar(kind: Kind, value: RawBsonRef<'_>, out: &mut Vec<u8>) -> Fit {
-    match (kind, value) {
-        (Kind::Bool, RawBsonRef::Boolean(value)) => put(out, &[u8::from(value)], Fit::Exact),
-        (Kind::Int32, RawBsonRef::Int32(value)) => put(out, &value.to_be_bytes(), Fit::Exact),
-        (Kind::Int64, RawBsonRef::Int64(value)) => put(out, &value.to_be_bytes(), Fit::Exact),
-        (Kind::Int32, value) => integer(value).map_or(Fit::Nothing, |value| {
-            let nearest = value.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+/// Nothing, too, when the bytes are no value of their type.
+fn fill_scalar(kind: Kind, element: &Element<'_>, out: &mut Vec<u8>) -> Option<Fit> {
+    let fit = match (kind, element.kind()) {
+        (Kind::Bool, ElementType::Boolean) => match element.value_bytes() {
+            value @ [0 | 1] => put(out, value, Fit::Exact),
+            _ => Fit::Nothing,
+        },
+        (Kind::Int32, ElementType::Int32) => put(out, &i32::from_le_bytes(element.fixed()?).to_be_bytes(), Fit::Exact),
+        (Kind::Int64, ElementType::Int64) => put(out, &i64::from_le_bytes(element.fixed()?).to_be_bytes(), Fit::Exact),
+        (Kind::Int32, _) => {
+            let nearest = integer(element)?.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
             put(out, &i32::try_from(nearest).unwrap_or_default().to_be_bytes(), Fit::Nearest)
-        }),
-        (Kind::Int64, value) => {
-            integer(value).map_or(Fit::Nothing, |value| put(out, &value.to_be_bytes(), Fit::Nearest))
         }
-        (Kind::Instant, value) => fill_instant(value, out),
-        (Kind::Word(vocabulary), RawBsonRef::String(spelling)) => {
-            vocabulary.word(spelling).map_or(Fit::Nothing, |word| put(out, word.as_bytes(), exact_if(word == spelling)))
+        (Kind::Int64, _) => put(out, &integer(element)?.to_be_bytes(), Fit::Nearest),
+        (Kind::Instant, _) => {
+            let (instant, fit) = instant(element)?;
+            put(out, &instant.to_bytes(), fit)
+        }
+        (Kind::Word(vocabulary), ElementType::String) => {
+            let spelling = element.text()?;
+            let word = vocabulary.word(spelling)?;
+            put(out, word.as_bytes(), exact_if(word == spelling))
         }
         _ => Fit::Nothing,
-    }
+    };
+    Some(fit)
 }
 
-fn fill_instant(value: RawBsonRef<'_>, out: &mut Vec<u8>) -> Fit {
-    match value {
-        RawBsonRef::DateTime(date) => {
-            let instant = Instant::of_millis(date.timestamp_millis());
-            put(out, &instant.to_bytes(), exact_if(instant.is_finite()))
+fn instant(element: &Element<'_>) -> Option<(Instant, Fit)> {
+    match element.kind() {
+        ElementType::DateTime => {
+            let instant = Instant::of_millis(i64::from_le_bytes(element.fixed()?));
+            Some((instant, exact_if(instant.is_finite())))
         }
-        RawBsonRef::String(text) => {
-            Instant::of_text(text).map_or(Fit::Nothing, |instant| put(out, &instant.to_bytes(), Fit::Nearest))
+        ElementType::String => Some((Instant::of_text(element.text()?)?, Fit::Nearest)),
+        ElementType::Timestamp => {
+            // The increment comes first, then the seconds.
+            let seconds = u64::from_le_bytes(element.fixed()?) >> 32;
+            Some((Instant::of_millis(i64::try_from(seconds).ok()? * 1_000), Fit::Nearest))
         }
-        RawBsonRef::Timestamp(time) => {
-            let instant = Instant::of_millis(i64::from(time.time) * 1_000);
-            put(out, &instant.to_bytes(), Fit::Nearest)
-        }
-        _ => Fit::Nothing,
+        _ => None,
     }
 }
 
@@ -99,13 +105,13 @@ fn exact_if(exact: bool) -> Fit {
 }
 
 /// The nearest integer of any BSON number, and of a text that is one.
-fn integer(value: RawBsonRef<'_>) -> Option<i64> {
-    match value {
-        RawBsonRef::Int32(value) => Some(i64::from(value)),
-        RawBsonRef::Int64(value) => Some(value),
-        RawBsonRef::Double(value) => nearest(value),
-        RawBsonRef::Decimal128(value) => value.to_string().parse().ok().and_then(nearest),
-        RawBsonRef::String(text) => text.parse().ok(),
+fn integer(element: &Element<'_>) -> Option<i64> {
+    match element.kind() {
+        ElementType::Int32 => Some(i32::from_le_bytes(element.fixed()?).into()),
+        ElementType::Int64 => Some(i64::from_le_bytes(element.fixed()?)),
+        ElementType::Double => nearest(f64::from_le_bytes(element.fixed()?)),
+        ElementType::Decimal128 => Decimal128::from_bytes(element.fixed()?).to_string().parse().ok().and_then(nearest),
+        ElementType::String => element.text()?.parse().ok(),
         _ => None,
     }
 }
@@ -182,15 +188,15 @@ pub fn show(element: &Element<'_>) -> String {
     if !element.is_within(0) {
         return format!("a value of type {:?}", element.kind());
     }
-    let value = element.value().ok().and_then(|value| Bson::try_from(value).ok());
-    let text =
-        value.map_or_else(|| "bytes that are not UTF-8".to_owned(), |value| value.into_relaxed_extjson().to_string());
+    let text = element
+        .to_bson()
+        .map_or_else(|| "bytes that are not UTF-8".to_owned(), |value| value.into_relaxed_extjson().to_string());
     if text.len() <= 80 { text } else { format!("{}…", &text[..text.floor_char_boundary(80)]) }
 }
 
 #[cfg(test)]
 mod tests {
-    use bson::{DateTime, Decimal128, RawDocumentBuf, doc};
+    use bson::{Bson, DateTime, RawDocumentBuf, doc};
 
     use super::*;
     use crate::entity::Vocabulary;

@@ -5,7 +5,7 @@ use bson::spec::ElementType;
 
 use super::column::{self, Fit};
 use super::key::Key;
-use super::raw::{self, Builder, Element, elements};
+use super::raw::{self, Builder, Element, Malformed, elements};
 use super::{Mapping, tuple};
 use crate::entity::{Entity, Field, KEY_LIMIT, Kind, NAME_LIMIT, Presence};
 use crate::stamp::Stamp;
@@ -66,9 +66,7 @@ impl Mapping {
         let mut others = Vec::new();
         let mut expected = 0;
         for element in elements(document) {
-            // The driver steps over no regular expression that is not UTF-8 either.
-            let element =
-                element.map_err(|_| refuse("the name of a field is not UTF-8, or a regular expression is not"))?;
+            let element = element.map_err(|Malformed| refuse("the name of a field is not UTF-8"))?;
             let slot = self.slot(element.name(), expected);
             match slot {
                 Some(slot) if fields[slot].is_none() => {

@@ -7,12 +7,11 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use bson::raw::RawBsonRef;
 use bson::spec::ElementType;
 use bson::{Bson, RawDocument, RawDocumentBuf};
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 
-use super::raw::{self, Element, elements};
+use super::raw::{self, Element, Malformed, elements};
 
 /// Nesting beyond this goes to the residue, far from where PostgreSQL's parser would run out of stack.
 const DEPTH_LIMIT: usize = 150;
@@ -30,29 +29,49 @@ pub fn write(element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), Ambiguous> 
 }
 
 fn write_value(element: &Element<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
-    match element.value().map_err(|_| Ambiguous)? {
-        RawBsonRef::Null => out.extend_from_slice(b"null"),
-        RawBsonRef::Boolean(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
-        RawBsonRef::String(text) => return write_text(text, out),
-        RawBsonRef::Int32(value) => return write_integer(value.into(), out),
-        RawBsonRef::Int64(value) if i32::try_from(value).is_err() => return write_integer(value, out),
-        RawBsonRef::Int64(value) => return print(out, format_args!(r#"{{"$numberLong":"{value}"}}"#)),
-        RawBsonRef::Double(value) if value.fract() != 0.0 && value.is_finite() => {
-            return print(out, format_args!("{value:?}"));
+    match element.kind() {
+        ElementType::Null => put(out, b"null"),
+        ElementType::Boolean => match element.value_bytes() {
+            [0] => put(out, b"false"),
+            [1] => put(out, b"true"),
+            _ => Err(Ambiguous),
+        },
+        ElementType::String => write_text(element.text().ok_or(Ambiguous)?, out),
+        ElementType::Int32 => write_integer(i32::from_le_bytes(number(element)?).into(), out),
+        ElementType::Int64 => write_int64(i64::from_le_bytes(number(element)?), out),
+        ElementType::Double => write_double(f64::from_le_bytes(number(element)?), element, out),
+        ElementType::DateTime => {
+            put(out, br#"{"$date":{"$numberLong":""#)?;
+            write_integer(i64::from_le_bytes(number(element)?), out)?;
+            put(out, br#""}}"#)
         }
-        RawBsonRef::DateTime(date) => {
-            out.extend_from_slice(br#"{"$date":{"$numberLong":""#);
-            write_integer(date.timestamp_millis(), out)?;
-            out.extend_from_slice(br#""}}"#);
-        }
-        RawBsonRef::Document(document) => return write_document(document, depth, out),
-        RawBsonRef::Array(_) => {
-            let array = RawDocument::from_bytes(element.value_bytes()).map_err(|_| Ambiguous)?;
-            return write_array(array, depth, out);
-        }
-        _ => return write_extended(element, out),
+        ElementType::EmbeddedDocument => write_document(element.document().ok_or(Ambiguous)?, depth, out),
+        ElementType::Array => write_array(element.document().ok_or(Ambiguous)?, depth, out),
+        _ => write_extended(element, out),
     }
+}
+
+fn put(out: &mut Vec<u8>, json: &[u8]) -> Result<(), Ambiguous> {
+    out.extend_from_slice(json);
     Ok(())
+}
+
+fn number<const N: usize>(element: &Element<'_>) -> Result<[u8; N], Ambiguous> {
+    element.fixed().ok_or(Ambiguous)
+}
+
+fn write_int64(value: i64, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    match i32::try_from(value) {
+        Ok(small) => print(out, format_args!(r#"{{"$numberLong":"{small}"}}"#)),
+        Err(_) => write_integer(value, out),
+    }
+}
+
+fn write_double(value: f64, element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    if value.fract() != 0.0 && value.is_finite() {
+        return print(out, format_args!("{value:?}"));
+    }
+    write_extended(element, out)
 }
 
 /// Without the machinery of `format_args!`: numbers and dates are most of what a document holds.
@@ -65,10 +84,21 @@ fn print(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) -> Result<(), Ambiguo
 }
 
 fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
+    if is_plain(text) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return Ok(());
+    }
     if text.as_bytes().contains(&0) {
         return Err(Ambiguous); // jsonb has no NUL
     }
     serde_json::to_writer(out, text).map_err(|_| Ambiguous)
+}
+
+/// Whether nothing in a text needs an escape. It looks at every byte, which the compiler turns into few instructions.
+fn is_plain(text: &str) -> bool {
+    !text.bytes().fold(false, |found, byte| found | (byte < 0x20) | (byte == b'"') | (byte == b'\\'))
 }
 
 fn write_document(document: &RawDocument, depth: usize, out: &mut Vec<u8>) -> Result<(), Ambiguous> {
@@ -76,7 +106,7 @@ fn write_document(document: &RawDocument, depth: usize, out: &mut Vec<u8>) -> Re
     let mut names = Names::default();
     out.push(b'{');
     for element in elements(document) {
-        let element = element.map_err(|_| Ambiguous)?;
+        let element = element.map_err(|Malformed| Ambiguous)?;
         // A name that starts with `$` would be read back as extended JSON; of equal names jsonb keeps only the last.
         if element.name().starts_with('$') || !names.insert(element.name()) {
             return Err(Ambiguous);
@@ -94,7 +124,7 @@ fn write_array(array: &RawDocument, depth: usize, out: &mut Vec<u8>) -> Result<(
     let inside = depth.checked_sub(1).ok_or(Ambiguous)?;
     out.push(b'[');
     for (index, element) in elements(array).enumerate() {
-        let element = element.map_err(|_| Ambiguous)?;
+        let element = element.map_err(|Malformed| Ambiguous)?;
         // The server keeps whatever names a writer gave to an array's elements; JSON has none.
         if !is_index(element.name(), index) {
             return Err(Ambiguous);
@@ -123,8 +153,7 @@ fn write_extended(element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), Ambigu
         return Err(Ambiguous);
     }
     let start = out.len();
-    let value = element.value().map_err(|_| Ambiguous)?;
-    let json = Bson::try_from(value).map_err(|_| Ambiguous)?.into_canonical_extjson();
+    let json = element.to_bson().ok_or(Ambiguous)?.into_canonical_extjson();
     serde_json::to_writer(&mut *out, &json).map_err(|_| Ambiguous)?;
     let nul = out[start..].windows(6).any(|window| window == br"\u0000");
     let mut back = Vec::with_capacity(element.bytes().len());
@@ -194,6 +223,37 @@ impl ElementSeed<'_> {
         raw::push_head(self.out, kind, self.name);
         self.out.extend_from_slice(value);
     }
+
+    /// Appends the value of extended JSON whose first name has been read. Dates and long integers, the most frequent,
+    /// go without a tree in between.
+    fn push_marked<'de, A: MapAccess<'de>>(self, first: String, mut map: A) -> Result<(), A::Error> {
+        let (kind, value) = match first.as_str() {
+            "$date" => (ElementType::DateTime, map.next_value::<Long>()?.number),
+            "$numberLong" => (ElementType::Int64, map.next_value()?),
+            _ => {
+                let json = extended(first, map)?;
+                return push_extended(self.out, self.name, json).map_err(|Ambiguous| not_extended());
+            }
+        };
+        let value: i64 = value.parse().map_err(|_| not_extended())?;
+        if map.next_key::<&str>()?.is_some() {
+            return Err(not_extended());
+        }
+        self.push(kind, &value.to_le_bytes());
+        Ok(())
+    }
+}
+
+/// What stands inside `$date`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Long<'a> {
+    #[serde(rename = "$numberLong")]
+    number: &'a str,
+}
+
+fn not_extended<E: Error>() -> E {
+    E::custom("not extended JSON")
 }
 
 impl<'de> DeserializeSeed<'de> for ElementSeed<'_> {
@@ -263,8 +323,7 @@ impl<'de> Visitor<'de> for ElementSeed<'_> {
         let mut name = String::new();
         let mut is_more = map.next_key_seed(NameSeed(&mut name))?.is_some();
         if is_more && name.starts_with('$') {
-            let json = extended(name, map)?;
-            return push_extended(self.out, self.name, json).map_err(|_| A::Error::custom("not extended JSON"));
+            return self.push_marked(name, map);
         }
         raw::push_head(self.out, ElementType::EmbeddedDocument, self.name);
         let start = raw::open(self.out);
@@ -429,7 +488,9 @@ mod tests {
         };
         assert_eq!(back(r#"{"b": [1, null], "aa": 0.00001}"#), doc! { "f": { "b": [1, Bson::Null], "aa": 1e-5 } });
         assert_eq!(back(r#"{"$date": {"$numberLong": "7"}}"#), doc! { "f": DateTime::from_millis(7) });
-        for refused in [r#"{"$date": "yesterday"}"#, "18446744073709551615", "{", "1 2", ""] {
+        for refused in
+            [r#"{"$date": "yesterday"}"#, r#"{"$numberLong": "1", "a": 1}"#, "18446744073709551615", "{", "1 2", ""]
+        {
             assert!(read(refused.as_bytes(), "f", &mut Vec::new()).is_err(), "{refused}");
         }
     }

@@ -88,7 +88,7 @@ fn one_way(bytes: &[u8]) -> String {
 fn plain(id: &Element<'_>, key: KeyType) -> Option<String> {
     match key {
         KeyType::Text => {
-            let text = std::str::from_utf8(id.string_bytes()?).ok()?;
+            let text = id.text()?;
             (!text.starts_with('{') && !text.contains('\0')).then(|| text.to_owned())
         }
         KeyType::ObjectId => (id.kind() == ElementType::ObjectId).then(|| hex(id.value_bytes())),
@@ -105,7 +105,7 @@ fn readable(id: &Element<'_>, key: KeyType) -> Option<String> {
     if !id.is_within(READABLE_LEVELS) {
         return None;
     }
-    let json = Bson::try_from(id.value().ok()?).ok()?.into_canonical_extjson();
+    let json = id.to_bson()?.into_canonical_extjson();
     let text = json.is_object().then(|| json.to_string())?;
     let back = Key::from_text(text.as_str()).document(key).ok()?;
     (first(&back)?.identity() == id.identity()).then_some(text)

@@ -1,31 +1,34 @@
 //! Raw BSON, element by element: the bytes of every element are at hand, so that whatever a column cannot hold is kept
 //! byte for byte, valid UTF-8 or not.
+//!
+//! The driver's own iterator parses every value twice on the way; this is the hot path of the backfill and of the
+//! verification. Source: the BSON specification, version 1.1.
 
-use bson::raw::{RawBsonRef, RawElement};
 use bson::spec::ElementType;
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{Bson, RawDocument, RawDocumentBuf};
 
 /// One element of a document: type byte, name, NUL, value.
-#[derive(Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Element<'a> {
-    parsed: RawElement<'a>,
+    kind: ElementType,
+    name: &'a str,
     bytes: &'a [u8],
 }
+
+/// Bytes that are no BSON, or a name that is not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the bytes are no BSON element, or its name is not UTF-8")]
+pub struct Malformed;
 
 impl<'a> Element<'a> {
     /// The field's name.
     pub fn name(&self) -> &'a str {
-        self.parsed.key().as_str()
+        self.name
     }
 
     /// The BSON type.
     pub fn kind(&self) -> ElementType {
-        self.parsed.element_type()
-    }
-
-    /// The parsed value; an error when its bytes are not valid (a string that is not UTF-8).
-    pub fn value(&self) -> Result<RawBsonRef<'a>, bson::error::Error> {
-        self.parsed.value()
+        self.kind
     }
 
     /// The whole element: type byte, name, NUL, value.
@@ -35,24 +38,55 @@ impl<'a> Element<'a> {
 
     /// The value's bytes alone.
     pub fn value_bytes(&self) -> &'a [u8] {
-        &self.bytes[self.name().len() + 2..]
+        &self.bytes[self.name.len() + 2..]
+    }
+
+    /// The value's bytes when they are `N`: a number, a date, an ObjectId.
+    pub fn fixed<const N: usize>(&self) -> Option<[u8; N]> {
+        self.value_bytes().try_into().ok()
     }
 
     /// The bytes of a string, valid UTF-8 or not; nothing for other types.
     pub fn string_bytes(&self) -> Option<&'a [u8]> {
         let value = self.value_bytes();
-        (self.kind() == ElementType::String).then(|| value.get(4..value.len() - 1)).flatten()
+        (self.kind == ElementType::String).then(|| &value[4..value.len() - 1])
+    }
+
+    /// The text of a string; nothing for other types, or when it is not UTF-8.
+    pub fn text(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.string_bytes()?).ok()
+    }
+
+    /// The document or the array; nothing for other types.
+    pub fn document(&self) -> Option<&'a RawDocument> {
+        let holds = matches!(self.kind, ElementType::EmbeddedDocument | ElementType::Array);
+        holds.then(|| RawDocument::from_bytes(self.value_bytes()).ok()).flatten()
+    }
+
+    /// The bytes of the code and its scope; nothing for other types.
+    pub fn code_with_scope(&self) -> Option<(&'a [u8], &'a RawDocument)> {
+        let value = self.value_bytes();
+        if self.kind != ElementType::JavaScriptCodeWithScope {
+            return None;
+        }
+        let (code, scope) = value.get(4..)?.split_at_checked(4 + length(value, 4)?)?;
+        Some((code, RawDocument::from_bytes(scope).ok()?))
+    }
+
+    /// The driver's value; nothing when it cannot be parsed (a string that is not UTF-8).
+    pub fn to_bson(&self) -> Option<Bson> {
+        let mut alone = Builder::default();
+        alone.bytes().extend_from_slice(self.bytes);
+        let alone = alone.finish().ok()?;
+        Bson::try_from(alone.get(self.name).ok()??).ok()
     }
 
     /// Whether the value has at most `levels` documents, arrays and scopes inside each other. The driver's conversions recurse with
     /// large frames: what is nested as deep as MongoDB allows would overflow a thread's stack.
     pub fn is_within(&self, levels: usize) -> bool {
-        let inside = match self.kind() {
-            ElementType::EmbeddedDocument | ElementType::Array => RawDocument::from_bytes(self.value_bytes()).ok(),
-            ElementType::JavaScriptCodeWithScope => match self.value() {
-                Ok(RawBsonRef::JavaScriptCodeWithScope(code)) => Some(code.scope),
-                _ => None,
-            },
+        let inside = match self.kind {
+            ElementType::EmbeddedDocument | ElementType::Array => self.document(),
+            ElementType::JavaScriptCodeWithScope => self.code_with_scope().map(|(_, scope)| scope),
             _ => return true,
         };
         let within = |levels| {
@@ -68,19 +102,76 @@ impl<'a> Element<'a> {
         identity.extend_from_slice(self.value_bytes());
         identity
     }
+
+    /// The element that `rest` begins with.
+    fn parse(rest: &'a [u8]) -> Option<Self> {
+        let (kind, after) = rest.split_first()?;
+        let kind = ElementType::from(*kind)?;
+        let name = c_string(after)?;
+        let value = &after[name.len() + 1..];
+        let bytes = rest.get(..name.len() + 2 + size(kind, value)?)?;
+        Some(Self { kind, name: std::str::from_utf8(name).ok()?, bytes })
+    }
 }
 
-/// The elements of `document` in order. After an error (a name that is not UTF-8, a broken length) there are no more.
-pub fn elements(document: &RawDocument) -> impl Iterator<Item = Result<Element<'_>, bson::error::Error>> {
-    // The length of a document is its first four bytes.
-    let mut at = 4;
-    document.iter_elements().map(move |parsed| {
-        let parsed = parsed?;
-        let end = at + 1 + parsed.key().len() + 1 + parsed.size();
-        let bytes = &document.as_bytes()[at..end];
-        at = end;
-        Ok(Element { parsed, bytes })
-    })
+/// The elements of `document` in order. After an error there are no more.
+pub fn elements(document: &RawDocument) -> Elements<'_> {
+    // Between the document's length and its NUL.
+    let bytes = document.as_bytes();
+    Elements { rest: &bytes[4..bytes.len() - 1] }
+}
+
+/// See [`elements`].
+#[derive(Debug, Clone)]
+pub struct Elements<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<Element<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let element = Element::parse(self.rest);
+        self.rest = element.map_or(&[], |element| &self.rest[element.bytes.len()..]);
+        Some(element.ok_or(Malformed))
+    }
+}
+
+/// The bytes before the first NUL.
+fn c_string(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.iter().position(|byte| *byte == 0).map(|end| &bytes[..end])
+}
+
+/// The length that stands at `at`.
+fn length(bytes: &[u8], at: usize) -> Option<usize> {
+    let length = bytes.get(at..at + 4)?.try_into().ok()?;
+    usize::try_from(i32::from_le_bytes(length)).ok()
+}
+
+/// The size of the value of type `kind` that `bytes` begins with.
+fn size(kind: ElementType, bytes: &[u8]) -> Option<usize> {
+    let string = || length(bytes, 0).filter(|length| *length > 0).map(|length| 4 + length);
+    match kind {
+        ElementType::Double | ElementType::DateTime | ElementType::Timestamp | ElementType::Int64 => Some(8),
+        ElementType::Int32 => Some(4),
+        ElementType::Boolean => Some(1),
+        ElementType::ObjectId => Some(12),
+        ElementType::Decimal128 => Some(16),
+        ElementType::Undefined | ElementType::Null | ElementType::MinKey | ElementType::MaxKey => Some(0),
+        ElementType::String | ElementType::JavaScriptCode | ElementType::Symbol => string(),
+        ElementType::DbPointer => string().map(|string| string + 12),
+        ElementType::Binary => length(bytes, 0).map(|length| 5 + length),
+        ElementType::EmbeddedDocument | ElementType::Array | ElementType::JavaScriptCodeWithScope => {
+            length(bytes, 0).filter(|length| *length >= 5)
+        }
+        ElementType::RegularExpression => {
+            let pattern = c_string(bytes)?.len() + 1;
+            Some(pattern + c_string(&bytes[pattern..])?.len() + 1)
+        }
+    }
 }
 
 /// The first element of `document`, if it has a readable one.
@@ -153,4 +244,85 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(text.as_bytes());
     out.push(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_of_each() -> RawDocumentBuf {
+        let scope = Bson::JavaScriptCodeWithScope(bson::JavaScriptCodeWithScope {
+            code: "f()".to_owned(),
+            scope: bson::doc! { "n": { "n": 1 } },
+        });
+        let regex = bson::Regex { pattern: "^a".try_into().unwrap(), options: "i".try_into().unwrap() };
+        let binary = bson::Binary { subtype: bson::spec::BinarySubtype::UserDefined(0x80), bytes: vec![0, 1] };
+        let values = [
+            Bson::Double(0.5),
+            "ä".into(),
+            bson::doc! { "a": 1 }.into(),
+            vec![1, 2].into(),
+            binary.into(),
+            Bson::Undefined,
+            bson::oid::ObjectId::new().into(),
+            true.into(),
+            bson::DateTime::MAX.into(),
+            Bson::Null,
+            regex.into(),
+            Bson::JavaScriptCode("g()".to_owned()),
+            Bson::Symbol("s".to_owned()),
+            scope,
+            1.into(),
+            bson::Timestamp { time: 1, increment: 2 }.into(),
+            1_i64.into(),
+            "1".parse::<bson::Decimal128>().unwrap().into(),
+            Bson::MinKey,
+            Bson::MaxKey,
+        ];
+        let named = values.into_iter().enumerate().map(|(index, value)| (format!("n{index}"), value));
+        RawDocumentBuf::try_from(&named.collect::<bson::Document>()).unwrap()
+    }
+
+    #[test]
+    fn the_elements_are_those_of_the_driver() {
+        let document = one_of_each();
+        let mut bytes = Vec::new();
+        for (ours, theirs) in elements(&document).zip(document.iter_elements()) {
+            let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+            assert_eq!((ours.name(), ours.kind()), (theirs.key().as_str(), theirs.element_type()));
+            assert_eq!(ours.value_bytes().len(), theirs.size());
+            assert_eq!(ours.to_bson(), theirs.value().ok().and_then(|value| Bson::try_from(value).ok()));
+            bytes.extend_from_slice(ours.bytes());
+        }
+        assert_eq!(bytes, document.as_bytes()[4..document.as_bytes().len() - 1]);
+    }
+
+    #[test]
+    fn bytes_that_are_cut_short_or_changed_never_panic_and_end_in_an_error_or_in_elements_that_fill_the_document() {
+        let whole = one_of_each().into_bytes();
+        for at in 4..whole.len() - 1 {
+            let mut cut = whole[..at].to_vec();
+            close(&mut cut, 0);
+            assert!(is_read_to_its_end(&cut), "cut at {at}");
+            for changed in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = changed;
+                assert!(is_read_to_its_end(&bytes), "{changed} at {at}");
+            }
+        }
+    }
+
+    /// Whether the elements fill the document, or the last of them is an error.
+    fn is_read_to_its_end(bytes: &[u8]) -> bool {
+        let (mut length, mut failed) = (5, false);
+        for element in elements(RawDocument::from_bytes(bytes).unwrap()) {
+            assert!(!failed, "an element after an error");
+            failed = element.is_err();
+            length += element.map_or(0, |element| {
+                let _used = (element.is_within(9), element.to_bson(), element.text(), element.identity());
+                element.bytes().len()
+            });
+        }
+        failed || length == bytes.len()
+    }
 }

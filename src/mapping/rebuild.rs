@@ -119,7 +119,7 @@ impl<'a> Residue<'a> {
         let mut residue = Self::default();
         for element in elements(document) {
             let element = element.ok()?;
-            let inside = RawDocument::from_bytes(element.value_bytes()).ok()?;
+            let inside = element.document()?;
             match (element.name(), element.kind()) {
                 (SET, ElementType::EmbeddedDocument) if residue.set.is_none() => residue.set = Some(inside),
                 (UNSET, ElementType::Array) => {}
@@ -127,8 +127,7 @@ impl<'a> Residue<'a> {
             }
             for inner in elements(inside) {
                 let inner = inner.ok()?;
-                let unset = || inner.string_bytes().and_then(|name| std::str::from_utf8(name).ok());
-                residue.names.push(if element.name() == SET { inner.name() } else { unset()? });
+                residue.names.push(if element.name() == SET { inner.name() } else { inner.text()? });
             }
         }
         Some(residue)

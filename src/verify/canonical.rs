@@ -37,16 +37,13 @@ fn equal_values(one: &Element<'_>, other: &Element<'_>) -> bool {
 }
 
 fn equal_inside(one: &Element<'_>, other: &Element<'_>) -> Option<bool> {
-    let inside = |element: &Element<'_>| RawDocument::from_bytes(element.value_bytes()).ok().map(ToOwned::to_owned);
     match one.kind() {
-        ElementType::EmbeddedDocument => Some(equal(&inside(one)?, &inside(other)?)),
-        ElementType::Array => equal_arrays(&inside(one)?, &inside(other)?),
-        ElementType::JavaScriptCodeWithScope => match (one.value().ok()?, other.value().ok()?) {
-            (RawBsonRef::JavaScriptCodeWithScope(one), RawBsonRef::JavaScriptCodeWithScope(other)) => {
-                Some(one.code == other.code && equal(one.scope, other.scope))
-            }
-            _ => None,
-        },
+        ElementType::EmbeddedDocument => Some(equal(one.document()?, other.document()?)),
+        ElementType::Array => equal_arrays(one.document()?, other.document()?),
+        ElementType::JavaScriptCodeWithScope => {
+            let ((one, scope), (other, other_scope)) = (one.code_with_scope()?, other.code_with_scope()?);
+            Some(one == other && equal(scope, other_scope))
+        }
         _ => Some(false),
     }
 }
