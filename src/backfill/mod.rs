@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bson::Timestamp;
 use sqlx::PgConnection;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -208,6 +208,7 @@ pub async fn run(
         patience,
         batch_bytes: options.batch_bytes,
         loads: Semaphore::new(options.workers.max(1)),
+        chunk_done: Notify::new(),
         cancel: cancel.clone(),
     });
     work(&shared, options.workers).await?;

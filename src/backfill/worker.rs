@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bson::Timestamp;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -32,6 +32,8 @@ pub struct Shared {
     pub batch_bytes: u64,
     /// As many loads at once as there are workers, see [`CHUNKS_PER_LOAD`].
     pub loads: Semaphore,
+    /// Told whenever a chunk of this process is done, for those who wait for the last ones.
+    pub chunk_done: Notify,
     pub cancel: CancellationToken,
 }
 
@@ -98,13 +100,20 @@ impl Shared {
         let ids: Vec<i64> = self.jobs.keys().copied().collect();
         let size = Arc::new(BatchSize::new(self.limiter.rate().batch(), self.batch_bytes));
         while !self.cancel.is_cancelled() {
+            // Made before the look at the ledger, so that no end of a chunk is missed.
+            let chunk_done = self.chunk_done.notified();
             let leased = self.patience.with(|| self.ledger.lease(&ids)).await?;
             match leased {
-                Some(lease) => self.copy_patiently(lease, &size).await?,
+                Some(lease) => {
+                    let copied = self.copy_patiently(lease, &size).await;
+                    self.chunk_done.notify_waiters();
+                    copied?;
+                }
                 None => match self.patience.with(|| self.ledger.wait(&ids)).await? {
                     // Others are at the rest; one of them may die, so this one stays until they are done.
                     Some(wait) => {
-                        self.patience.pause(wait.clamp(Duration::from_millis(50), Duration::from_secs(1))).await
+                        let wait = wait.clamp(Duration::from_millis(50), Duration::from_secs(1));
+                        let _either = tokio::time::timeout(wait, self.cancel.run_until_cancelled(chunk_done)).await;
                     }
                     None => break,
                 },

@@ -20,6 +20,9 @@ use crate::scan::{self, Range};
 /// Suspects that are compared at once.
 const SUSPECTS: usize = 500;
 
+/// Bytes of BSON that are compared at once, but for the last suspect: both sides of all are in memory.
+const SUSPECT_BYTES: usize = 4 << 20;
+
 /// Documents the source is asked for at once.
 const BATCH: u32 = 2_000;
 
@@ -61,6 +64,8 @@ pub struct Outcome {
     pub counts: Counts,
     pub differences: Vec<Difference>,
     suspects: Vec<Suspect>,
+    /// The bytes of the suspects' documents.
+    suspect_bytes: usize,
 }
 
 impl Generation {
@@ -119,7 +124,7 @@ impl Generation {
             outcome.counts.rows += u64::try_from(ids.len()).unwrap_or_default();
             let suspects = ids.iter().filter_map(|id| self.recheck.suspect(id)).collect::<Vec<_>>();
             self.keep(&mut outcome, unreadable(&ids, &suspects));
-            let found = self.recheck.compare(suspects).await?;
+            let found = self.recheck.compare(self.recheck.without_document(suspects).await?).await?;
             self.keep(&mut outcome, of_rows(found));
         }
     }
@@ -236,7 +241,9 @@ impl<S: Stream<Item = sqlx::Result<Rebuilt>>> Join<'_, S> {
     async fn suspect_row(&mut self) -> Result<()> {
         if let Some(row) = self.head.take() {
             match self.generation.recheck.suspect(&row.id) {
-                Some(suspect) => self.suspect(suspect).await?,
+                Some(suspect) => {
+                    self.suspect(suspect, row.document.map_or(0, |document| document.as_bytes().len())).await?
+                }
                 None => self.generation.keep(&mut self.outcome, [Difference::unreadable(&row.id)]),
             }
         }
@@ -245,18 +252,21 @@ impl<S: Stream<Item = sqlx::Result<Rebuilt>>> Join<'_, S> {
 
     async fn suspect_document(&mut self, document: &RawDocument) -> Result<()> {
         match self.generation.recheck.suspect_of(document) {
-            Some(suspect) => self.suspect(suspect).await,
+            Some(suspect) => self.suspect(suspect, document.as_bytes().len()).await,
             None => Ok(()),
         }
     }
 
-    async fn suspect(&mut self, suspect: Suspect) -> Result<()> {
+    async fn suspect(&mut self, suspect: Suspect, bytes: usize) -> Result<()> {
         self.outcome.suspects.push(suspect);
-        if self.outcome.suspects.len() < SUSPECTS { Ok(()) } else { self.settle().await }
+        self.outcome.suspect_bytes += bytes;
+        let is_full = self.outcome.suspects.len() >= SUSPECTS || self.outcome.suspect_bytes >= SUSPECT_BYTES;
+        if is_full { self.settle().await } else { Ok(()) }
     }
 
     async fn settle(&mut self) -> Result<()> {
         let suspects = std::mem::take(&mut self.outcome.suspects);
+        self.outcome.suspect_bytes = 0;
         let found = self.generation.recheck.compare(suspects).await?;
         self.generation.keep(&mut self.outcome, of_range(found));
         Ok(())

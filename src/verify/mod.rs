@@ -3,7 +3,6 @@
 //! Invariant: a difference is reported only after both sides were read again, and nothing compared is never a pass.
 
 mod canonical;
-pub use canonical::equal as canonical_equal;
 mod generation;
 mod recheck;
 mod report;

@@ -73,7 +73,7 @@ impl Recheck {
         if suspects.is_empty() {
             return Ok(Vec::new());
         }
-        let mut documents = self.documents(&suspects).await?;
+        let mut documents = self.documents(&suspects, rawdoc! {}).await?;
         let ids: Vec<_> = suspects.iter().map(|suspect| suspect.key.text()).collect();
         let attempted = || format!("read rows of {} again", self.entity.name);
         let mut rows = self.rows.find(&self.pool, &ids).await.map_err(|error| Fault::target(attempted(), error))?;
@@ -86,12 +86,25 @@ impl Recheck {
         Ok(differences)
     }
 
-    async fn documents(&self, suspects: &[Suspect]) -> Result<HashMap<String, RawDocumentBuf>> {
+    /// Those of `suspects` that have no document now. Of the others only `_id` is read.
+    pub async fn without_document(&self, mut suspects: Vec<Suspect>) -> Result<Vec<Suspect>> {
+        if !suspects.is_empty() {
+            let found = self.documents(&suspects, rawdoc! { "_id": 1 }).await?;
+            suspects.retain(|suspect| !found.contains_key(suspect.key.text()));
+        }
+        Ok(suspects)
+    }
+
+    async fn documents(
+        &self,
+        suspects: &[Suspect],
+        projection: RawDocumentBuf,
+    ) -> Result<HashMap<String, RawDocumentBuf>> {
         let attempted = || format!("read documents of {} again", self.entity.name);
         let fault = |error| Fault::source(attempted(), error);
         let filter = any_of(suspects).map_err(|error| fault(error.into()))?;
         let command = rawdoc! {
-            "find": self.entity.name, "filter": filter, "readConcern": { "level": "majority" },
+            "find": self.entity.name, "filter": filter, "projection": projection, "readConcern": { "level": "majority" },
         };
         let mut cursor = self.source.database().run_raw_cursor_command(command).batch().await.map_err(fault)?;
         let (mapping, mut found) = (Mapping::new(self.entity), HashMap::new());

@@ -4,6 +4,7 @@ mod columns;
 mod command;
 mod fields;
 mod keys;
+mod memory;
 mod ranges;
 
 use scheduler_bridge::backfill;
