@@ -122,12 +122,12 @@ fn is_empty(name: &str) -> String {
     )
 }
 
+/// The stamps are looked at under the collection's exclusive lock: nobody can change them before the row is deleted.
 fn sweep(name: &str) -> String {
     format!(
         "with gone as (
             delete from scheduler.{name}
             where id in (select id from scheduler.{name} where (epoch, clock) < ($2, $3) limit $4)
-            and (epoch, clock) < ($2, $3)
             returning id
         ), remembered as (
             insert into bridge.tombstone as b (collection, id, epoch, clock)
