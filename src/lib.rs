@@ -11,6 +11,7 @@ pub mod migrate;
 pub mod plan;
 pub mod quarantine;
 pub mod scan;
+pub mod scheduler;
 pub mod secret;
 pub mod source;
 pub mod stamp;

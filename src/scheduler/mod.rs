@@ -1,0 +1,3 @@
+//! What the scheduler does with its records, the same on either store (design 10, 13 and 14).
+
+pub mod state;
