@@ -15,6 +15,7 @@ pub mod scheduler;
 pub mod secret;
 pub mod source;
 pub mod stamp;
+pub mod store;
 pub mod target;
 pub mod verify;
 

@@ -4,8 +4,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Row, ValueRef};
 
 use crate::migrate::{self, MigrateError};
 use crate::secret::Secrets;
@@ -18,6 +18,9 @@ pub const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a worker waits for a connection of the pool. PostgreSQL may be restarting meanwhile.
 pub const ACQUIRE_WAIT: Duration = Duration::from_secs(30);
+
+/// How long an idle connection is taken to be alive.
+pub const TRUSTED: Duration = Duration::from_millis(500);
 
 /// Oldest supported server, as `server_version_num` gives it.
 pub const OLDEST: i32 = 140_000;
@@ -123,11 +126,15 @@ impl Target {
     pub async fn open(url: &SecretString, connections: u32) -> Result<Self, TargetError> {
         let options = options(url)?;
         close(checked(&options).await?).await?;
-        // A connection that a restart has broken is found before work is given to it, not by the work.
+        // A connection that a restart has broken is found before work is given to it, not by the work; one that has
+        // just served needs no round trip for that.
         let pool = PgPoolOptions::new()
             .max_connections(connections.max(1))
             .acquire_timeout(ACQUIRE_WAIT)
-            .test_before_acquire(true)
+            .test_before_acquire(false)
+            .before_acquire(|connection, state| {
+                Box::pin(async move { Ok(state.idle_for < TRUSTED || connection.ping().await.is_ok()) })
+            })
             .connect_lazy_with(options);
         Ok(Self { pool })
     }
@@ -147,6 +154,15 @@ impl Target {
 /// One connection outside any pool, to a server that can be used.
 pub async fn connect(url: &SecretString) -> Result<PgConnection, TargetError> {
     checked(&options(url)?).await
+}
+
+/// The bytes of each column in its binary form.
+pub fn columns(row: &PgRow) -> sqlx::Result<Vec<Option<&[u8]>>> {
+    let column = |index| {
+        let value = row.try_get_raw(index)?;
+        if value.is_null() { Ok(None) } else { value.as_bytes().map(Some).map_err(sqlx::Error::Decode) }
+    };
+    (0..row.len()).map(column).collect()
 }
 
 /// Whether the same statement may succeed when tried again later, after a reconnect.
@@ -209,7 +225,7 @@ fn host(options: &PgConnectOptions) -> String {
 }
 
 async fn close(connection: PgConnection) -> Result<(), TargetError> {
-    sqlx::Connection::close(connection).await.map_err(|source| TargetError::of("close the first connection", source))
+    connection.close().await.map_err(|source| TargetError::of("close the first connection", source))
 }
 
 #[derive(sqlx::FromRow)]

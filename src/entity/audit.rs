@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind};
+use super::{Entity, Field, Instant, KeyType, Kind, Record};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "audit",
@@ -20,6 +20,10 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("correlationId", "correlation_id", Kind::Name),
         Field::new("message", "message", Kind::Text),
         Field::new("metadata", "metadata", Kind::Json),
+    ],
+    indexes: &[
+        &["tenantId", "entityId", "occurredAt", "_id"],
+        &["tenantId", "occurredAt", "_id"],
     ],
 };
 
@@ -45,6 +49,18 @@ pub struct AuditRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     pub metadata: Document,
+}
+
+impl Record for AuditRecord {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }
 
 /// Who acted.

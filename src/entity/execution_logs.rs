@@ -4,7 +4,7 @@ use bson::Document;
 use bson::oid::ObjectId;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind};
+use super::{Entity, Field, Instant, KeyType, Kind, Record};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "execution_logs",
@@ -19,6 +19,9 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("stepId", "step_id", Kind::Name),
         Field::new("timestamp", "timestamp", Kind::Instant),
         Field::new("metadata", "metadata", Kind::Json),
+    ],
+    indexes: &[
+        &["tenantId", "runId", "sequence", "_id"],
     ],
 };
 
@@ -40,4 +43,16 @@ pub struct ExecutionLog {
     pub step_id: Option<String>,
     pub timestamp: Instant,
     pub metadata: Document,
+}
+
+impl Record for ExecutionLog {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.to_hex()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }

@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
 
 /// What a graph job makes.
 pub const TYPE: Vocabulary = Vocabulary { words: &["build", "overlay"], older: &[] };
@@ -35,6 +35,10 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("completedAt", "completed_at", Kind::Instant),
         Field::new("error", "error", Kind::Text),
         Field::new("metadata", "metadata", Kind::Json),
+    ],
+    indexes: &[
+        &["tenantId", "createdAt", "_id"],
+        &["tenantId", "status", "createdAt", "_id"],
     ],
 };
 
@@ -70,6 +74,18 @@ pub struct GraphJob {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     pub metadata: Document,
+}
+
+impl Record for GraphJob {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }
 
 /// What a graph job makes; the words are [`TYPE`].

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::schedules::Selection;
-use super::{Entity, Field, Instant, KeyType, Kind};
+use super::{Entity, Field, Instant, KeyType, Kind, Record};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "impact_snapshots",
@@ -20,6 +20,10 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("generatedAt", "generated_at", Kind::Instant),
         Field::new("total", "total", Kind::Int32),
         Field::new("snapshotId", "snapshot_id", Kind::Name),
+    ],
+    indexes: &[
+        &["tenantId", "runId", "generatedAt", "_id"],
+        &["tenantId", "generatedAt", "_id"],
     ],
 };
 
@@ -42,6 +46,18 @@ pub struct ImpactSnapshot {
     pub total: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<String>,
+}
+
+impl Record for ImpactSnapshot {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }
 
 /// One image that is affected.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind};
+use super::{Entity, Field, Instant, KeyType, Kind, Record};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "locks",
@@ -13,6 +13,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("acquiredAt", "acquired_at", Kind::Instant),
         Field::new("expiresAt", "expires_at", Kind::Instant),
     ],
+    indexes: &[],
 };
 
 /// One lock; its id is the lock key.
@@ -26,4 +27,16 @@ pub struct Lock {
     pub token: i64,
     pub acquired_at: Instant,
     pub expires_at: Instant,
+}
+
+impl Record for Lock {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        None
+    }
 }

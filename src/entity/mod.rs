@@ -18,6 +18,7 @@ pub mod workers;
 
 use bson::serde_helpers::datetime::FromChrono04DateTime;
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Every entity, parents before children.
@@ -49,6 +50,34 @@ pub struct Entity {
     pub key: KeyType,
     /// Every field but `_id`, in the order of the table's columns.
     pub fields: &'static [Field],
+    /// The indexes that serve the queries of the entity's repository in MongoDB, by field name. Those of the table stand in
+    /// `migrations/`.
+    pub indexes: &'static [&'static [&'static str]],
+}
+
+impl Entity {
+    /// The field of that name, if there is one; `_id` is none.
+    pub fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+}
+
+impl PartialEq for Entity {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+/// A typed struct of the scheduler and the entity that describes it.
+pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
+    /// The entity.
+    const ENTITY: &'static Entity;
+
+    /// What stands in column `id`.
+    fn id(&self) -> String;
+
+    /// Whose it is; a worker may be nobody's, and a lock always is.
+    fn tenant(&self) -> Option<&str>;
 }
 
 /// The type of `_id` that an entity's own writers use. Keys of any other type are kept too, see [`crate::mapping::Key`].
@@ -84,6 +113,11 @@ impl Field {
     /// A field without which there is no row: a document that lacks it is quarantined. The column is `not null`.
     pub const fn required(name: &'static str, column: &'static str, kind: Kind) -> Self {
         Self { name, column, kind, presence: Presence::Required, older: &[] }
+    }
+
+    /// Every field name that fills the column, the newest first.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [self.name, self.column].into_iter().chain(self.older.iter().copied())
     }
 
     /// The same field with further names that older writers gave it.
@@ -156,6 +190,12 @@ impl Vocabulary {
     pub fn word(&self, spelling: &str) -> Option<&'static str> {
         let older = || self.older.iter().find(|(old, _)| *old == spelling).map(|(_, word)| *word);
         self.words.iter().copied().find(|word| *word == spelling).or_else(older)
+    }
+
+    /// `word` and its older spellings.
+    pub fn spellings(&self, word: &'static str) -> impl Iterator<Item = &'static str> {
+        let older = self.older.iter().filter(move |(_, newer)| *newer == word).map(|(old, _)| *old);
+        std::iter::once(word).chain(older)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
 
 /// How much a policy job evaluates.
 pub const MODE: Vocabulary = Vocabulary { words: &["full", "incremental", "simulate"], older: &[] };
@@ -46,6 +46,13 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("createdAt", "created_at", Kind::Instant),
         Field::new("updatedAt", "updated_at", Kind::Instant),
         Field::new("metadata", "metadata", Kind::Json),
+    ],
+    indexes: &[
+        &["tenantId", "createdAt", "_id"],
+        &["tenantId", "status", "createdAt", "_id"],
+        &["status", "availableAt", "_id"],
+        &["status", "leaseExpiresAt", "_id"],
+        &["leaseOwner", "_id"],
     ],
 };
 
@@ -89,6 +96,18 @@ pub struct PolicyJob {
     pub created_at: Instant,
     pub updated_at: Instant,
     pub metadata: Document,
+}
+
+impl Record for PolicyJob {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }
 
 /// How much a policy job evaluates; the words are [`MODE`].

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::runs::{RunState, Stats};
-use super::{Entity, Field, Instant, KeyType, Kind};
+use super::{Entity, Field, Instant, KeyType, Kind, Record};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "run_summaries",
@@ -15,6 +15,9 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("recent", "recent", Kind::Json),
         Field::new("counters", "counters", Kind::Json),
         Field::new("updatedAt", "updated_at", Kind::Instant),
+    ],
+    indexes: &[
+        &["tenantId", "_id"],
     ],
 };
 
@@ -32,6 +35,18 @@ pub struct RunSummary {
     pub recent: Vec<RecentRun>,
     pub counters: Counters,
     pub updated_at: Instant,
+}
+
+impl Record for RunSummary {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }
 
 /// A run as its schedule's summary remembers it.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
 
 /// Where a run is in its life. Its older writers said `pending` for `queued` and `failed` for `error`.
 pub const STATE: Vocabulary = Vocabulary {
@@ -28,6 +28,11 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("deltas", "deltas", Kind::Json),
         Field::new("retryOf", "retry_of", Kind::Name),
         Field::new("updatedAt", "updated_at", Kind::Instant),
+    ],
+    indexes: &[
+        &["tenantId", "createdAt", "_id"],
+        &["tenantId", "state", "createdAt", "_id"],
+        &["tenantId", "scheduleId", "createdAt", "_id"],
     ],
 };
 
@@ -59,6 +64,18 @@ pub struct Run {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<String>,
     pub updated_at: Instant,
+}
+
+impl Record for Run {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }
 
 /// Where a run is in its life; the words are [`STATE`].

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
 
 /// What a run of the schedule does.
 pub const MODE: Vocabulary = Vocabulary { words: &["analysis-only", "content-refresh"], older: &[] };
@@ -29,6 +29,9 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("updatedBy", "updated_by", Kind::Name),
         Field::new("deletedAt", "deleted_at", Kind::Instant),
         Field::new("deletedBy", "deleted_by", Kind::Name),
+    ],
+    indexes: &[
+        &["tenantId", "createdAt", "_id"],
     ],
 };
 
@@ -67,6 +70,18 @@ pub struct Schedule {
     pub deleted_at: Option<Instant>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deleted_by: Option<String>,
+}
+
+impl Record for Schedule {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }
 
 /// What a run of the schedule does; the words are [`MODE`].

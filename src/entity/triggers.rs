@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
 
 /// Where a trigger comes from.
 pub const KIND: Vocabulary = Vocabulary { words: &["cron", "manual", "conselier", "excitor"], older: &[] };
@@ -25,6 +25,10 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("misfirePolicy", "misfire_policy", Kind::Word(&MISFIRE_POLICY)),
         Field::new("createdAt", "created_at", Kind::Instant),
         Field::new("updatedAt", "updated_at", Kind::Instant),
+    ],
+    indexes: &[
+        &["tenantId", "scheduleId", "createdAt", "_id"],
+        &["enabled", "nextFireAt", "_id"],
     ],
 };
 
@@ -49,6 +53,18 @@ pub struct Trigger {
     pub misfire_policy: MisfirePolicy,
     pub created_at: Instant,
     pub updated_at: Instant,
+}
+
+impl Record for Trigger {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        Some(&self.tenant_id)
+    }
 }
 
 /// Where a trigger comes from; the words are [`KIND`].

@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
 
 /// Whether a worker takes jobs.
 pub const STATUS: Vocabulary = Vocabulary { words: &["active", "draining", "dead"], older: &[] };
@@ -22,6 +22,9 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("registeredAt", "registered_at", Kind::Instant),
         Field::new("lastHeartbeatAt", "last_heartbeat_at", Kind::Instant),
         Field::new("metadata", "metadata", Kind::Json),
+    ],
+    indexes: &[
+        &["status", "lastHeartbeatAt", "_id"],
     ],
 };
 
@@ -43,6 +46,18 @@ pub struct Worker {
     pub registered_at: Instant,
     pub last_heartbeat_at: Instant,
     pub metadata: Document,
+}
+
+impl Record for Worker {
+    const ENTITY: &'static Entity = &ENTITY;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn tenant(&self) -> Option<&str> {
+        self.tenant_id.as_deref()
+    }
 }
 
 /// Whether a worker takes jobs; the words are [`STATUS`].

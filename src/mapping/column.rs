@@ -1,7 +1,7 @@
 //! One value, one column: what a column of each [`Kind`] takes from a BSON value, and what it gives back.
 
-use bson::Decimal128;
 use bson::spec::ElementType;
+use bson::{Bson, Decimal128, RawDocumentBuf, doc};
 
 use super::instant::Instant;
 use super::raw::{self, Element};
@@ -145,6 +145,15 @@ fn text_of_other(element: &Element<'_>) -> Option<String> {
         return None;
     }
     Some(key::Key::of(element, crate::entity::KeyType::Text).text().to_owned())
+}
+
+/// The bytes of the column of `kind` that holds `value` as well as it can; nothing when that is SQL null.
+pub fn of_value(kind: Kind, value: &Bson) -> Option<Vec<u8>> {
+    let document = RawDocumentBuf::try_from(&doc! { "": value.clone() }).ok()?;
+    let mut held = Vec::new();
+    tuple::push_head(&mut held, 1);
+    write(kind, &raw::first(&document)?, &mut held);
+    tuple::columns(&held)?.first().copied().flatten().map(<[u8]>::to_vec)
 }
 
 /// Appends the element `name` that a column of `kind` with these bytes gives back; nothing when no mapping writes

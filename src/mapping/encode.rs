@@ -140,7 +140,7 @@ fn write_field(
     Ok(())
 }
 
-fn is_older_name(field: &Field, name: &str) -> bool {
+pub(super) fn is_older_name(field: &Field, name: &str) -> bool {
     (name == field.column && name != field.name) || field.older.contains(&name)
 }
 

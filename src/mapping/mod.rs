@@ -11,10 +11,12 @@ mod json;
 mod key;
 pub mod raw;
 mod rebuild;
+mod regular;
 pub mod tuple;
 
+pub use column::of_value;
 pub use encode::{Encoded, Refusal};
-pub use key::{Key, NotAKey, hex};
+pub use key::{Key, NotAKey, hex, unhex};
 pub use rebuild::RebuildError;
 
 use crate::entity::Entity;

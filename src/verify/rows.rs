@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 
 use crate::entity::Entity;
 use crate::mapping::{Mapping, RebuildError};
+use crate::target::columns;
 
 /// A row of the target.
 pub struct Rebuilt {
@@ -126,12 +127,7 @@ impl Rows {
     }
 
     fn rebuild(&self, row: &PgRow) -> sqlx::Result<Rebuilt> {
-        let mut columns = Vec::with_capacity(row.len());
-        for index in 0..row.len() {
-            let value = row.try_get_raw(index)?;
-            let is_null = sqlx::ValueRef::is_null(&value);
-            columns.push(if is_null { None } else { Some(value.as_bytes().map_err(sqlx::Error::Decode)?) });
-        }
+        let columns = columns(row)?;
         Ok(Rebuilt { id: row.try_get(0)?, document: self.mapping.rebuild(&columns) })
     }
 }

@@ -1,0 +1,120 @@
+//! The SQL of one entity as the scheduler's store, built from its field table. Names come from that table alone, never
+//! from data.
+
+use super::arrays::{BYTEA, Element, INT4, INT8, TEXT};
+use crate::entity::Entity;
+use crate::lock;
+use crate::mapping::Mapping;
+
+/// The statements of one entity.
+#[derive(Debug)]
+pub struct Statements {
+    /// The columns of a document and its stamp.
+    pub columns: String,
+    /// What stands under the ids `$1`.
+    pub get: String,
+    /// Puts rows where there are none: one array a column, without the stamp.
+    pub insert: String,
+    /// Puts rows in the place of others: as for `insert`, then the epochs and clocks that these must have.
+    pub update: String,
+    /// Deletes rows `$1` with epochs `$2` and clocks `$3`, leaving tombstones.
+    pub delete: String,
+    /// Holds rows `$1` with epochs `$2` and clocks `$3` as they are until the transaction ends.
+    pub check: String,
+}
+
+impl Statements {
+    /// The statements of `entity`.
+    pub fn new(entity: &'static Entity) -> Self {
+        let mapping = Mapping::new(entity);
+        let columns = mapping.columns().collect::<Vec<_>>().join(", ");
+        let get = format!("select {columns} from scheduler.{} where id = any($1)", entity.name);
+        Self {
+            get,
+            insert: insert(entity, &columns),
+            update: update(entity),
+            delete: delete(entity.name),
+            check: check(entity.name),
+            columns,
+        }
+    }
+}
+
+/// The types of the arrays that `insert` takes, in order.
+pub fn elements(entity: &Entity) -> impl Iterator<Item = Element> {
+    let fields = entity.fields.iter().map(|field| Element::of(field.kind));
+    std::iter::once(TEXT).chain(fields).chain([BYTEA])
+}
+
+/// Everything but the stamp.
+fn names(entity: &'static Entity) -> Vec<&'static str> {
+    Mapping::new(entity).columns().filter(|column| *column != "epoch" && *column != "clock").collect()
+}
+
+fn unnest(types: impl Iterator<Item = Element>) -> String {
+    let arrays = types.enumerate().map(|(index, element)| format!("${}::{}[]", index + 1, element.name));
+    format!("unnest({})", arrays.collect::<Vec<_>>().join(", "))
+}
+
+/// The clock is taken under the collection's lock, shared: a deletion of the same key, which takes it exclusively, has
+/// taken its own clock before and is committed, or comes later. Without it, a clock taken before the deletion's could
+/// end in the row after it, and the tombstone would bury a live row in the secondary.
+fn insert(entity: &'static Entity, columns: &str) -> String {
+    let (name, lock) = (entity.name, lock::of_collection(entity.name));
+    let names = names(entity);
+    let values = names.iter().map(|column| format!("u.{column}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "with locked as materialized (select pg_advisory_xact_lock_shared({lock}))
+        insert into scheduler.{name} ({columns})
+        select {values}, f.epoch, nextval('bridge.clock')
+        from locked, bridge.fence f, {} as u ({})
+        returning id, epoch, clock",
+        unnest(elements(entity)),
+        names.join(", "),
+    )
+}
+
+/// The clock is taken for each version of the row that is tried: when another transaction was first, PostgreSQL looks at
+/// the new version under its lock, and evaluates guard and clock again.
+fn update(entity: &'static Entity) -> String {
+    let names = names(entity);
+    let others = names.iter().filter(|column| **column != "id");
+    let set = others.map(|column| format!("{column} = u.{column}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "update scheduler.{} t
+        set {set}, epoch = f.epoch, clock = nextval('bridge.clock')
+        from {} as u ({}, was_epoch, was_clock), bridge.fence f
+        where t.id = u.id and t.epoch = u.was_epoch and t.clock = u.was_clock
+        returning t.id, t.epoch, t.clock",
+        entity.name,
+        unnest(elements(entity).chain([INT4, INT8])),
+        names.join(", "),
+    )
+}
+
+fn delete(name: &str) -> String {
+    let lock = lock::of_collection(name);
+    format!(
+        "with locked as materialized (select pg_advisory_xact_lock({lock})),
+        gone as (
+            delete from scheduler.{name} t
+            using locked, unnest($1::text[], $2::int4[], $3::int8[]) as u (id, was_epoch, was_clock)
+            where t.id = u.id and t.epoch = u.was_epoch and t.clock = u.was_clock
+            returning t.id
+        )
+        insert into bridge.tombstone (collection, id, epoch, clock)
+        select '{name}', gone.id, f.epoch, nextval('bridge.clock') from gone, bridge.fence f
+        on conflict (collection, id) do update set epoch = excluded.epoch, clock = excluded.clock
+        returning id, epoch, clock"
+    )
+}
+
+fn check(name: &str) -> String {
+    format!(
+        "select t.id, t.epoch, t.clock
+        from scheduler.{name} t
+        join unnest($1::text[], $2::int4[], $3::int8[]) as u (id, was_epoch, was_clock) on t.id = u.id
+        where t.epoch = u.was_epoch and t.clock = u.was_clock
+        for share of t"
+    )
+}
