@@ -51,7 +51,7 @@ create index if not exists policy_jobs_listed on scheduler.policy_jobs
     (tenant_id, coalesce(created_at, '-infinity'), id);
 drop index if exists scheduler.policy_jobs_available;
 create index if not exists policy_jobs_available on scheduler.policy_jobs
-    (coalesce(available_at, '-infinity'), id)
+    (priority, coalesce(available_at, '-infinity'), id)
     where status = 'pending';
 drop index if exists scheduler.policy_jobs_leased;
 -- policy_jobs: leases that ran out

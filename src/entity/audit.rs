@@ -21,10 +21,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("message", "message", Kind::Text),
         Field::new("metadata", "metadata", Kind::Json),
     ],
-    indexes: &[
-        &["tenantId", "entityId", "occurredAt", "_id"],
-        &["tenantId", "occurredAt", "_id"],
-    ],
+    indexes: &[&["tenantId", "entityId", "occurredAt", "_id"], &["tenantId", "occurredAt", "_id"]],
 };
 
 /// One audit record.

@@ -20,9 +20,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("timestamp", "timestamp", Kind::Instant),
         Field::new("metadata", "metadata", Kind::Json),
     ],
-    indexes: &[
-        &["tenantId", "runId", "sequence", "_id"],
-    ],
+    indexes: &[&["tenantId", "runId", "sequence", "_id"]],
 };
 
 /// One line of a run's log.

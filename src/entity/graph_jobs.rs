@@ -36,10 +36,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("error", "error", Kind::Text),
         Field::new("metadata", "metadata", Kind::Json),
     ],
-    indexes: &[
-        &["tenantId", "createdAt", "_id"],
-        &["tenantId", "status", "createdAt", "_id"],
-    ],
+    indexes: &[&["tenantId", "createdAt", "_id"], &["tenantId", "status", "createdAt", "_id"]],
 };
 
 /// One graph job. Ids of builds start with `gbj_`, those of overlays with `goj_`.
@@ -109,4 +106,18 @@ pub enum GraphJobStatus {
     Failed,
     #[serde(alias = "canceled")]
     Cancelled,
+}
+
+impl GraphJobStatus {
+    /// Its word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }

@@ -21,10 +21,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("total", "total", Kind::Int32),
         Field::new("snapshotId", "snapshot_id", Kind::Name),
     ],
-    indexes: &[
-        &["tenantId", "runId", "generatedAt", "_id"],
-        &["tenantId", "generatedAt", "_id"],
-    ],
+    indexes: &[&["tenantId", "runId", "generatedAt", "_id"], &["tenantId", "generatedAt", "_id"]],
 };
 
 /// One impact snapshot.

@@ -50,7 +50,7 @@ pub(super) const ENTITY: Entity = Entity {
     indexes: &[
         &["tenantId", "createdAt", "_id"],
         &["tenantId", "status", "createdAt", "_id"],
-        &["status", "availableAt", "_id"],
+        &["status", "priority", "availableAt", "_id"],
         &["status", "leaseExpiresAt", "_id"],
         &["leaseOwner", "_id"],
     ],
@@ -128,6 +128,17 @@ pub enum Priority {
     Emergency,
 }
 
+impl Priority {
+    /// Its word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::High => "high",
+            Self::Emergency => "emergency",
+        }
+    }
+}
+
 /// Where a policy job is in its life; the words are [`STATUS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -142,6 +153,20 @@ pub enum PolicyJobStatus {
     Failed,
     #[serde(alias = "canceled")]
     Cancelled,
+}
+
+impl PolicyJobStatus {
+    /// Its word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Dispatching => "dispatching",
+            Self::Submitted => "submitted",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// What a policy job evaluates the policy against.

@@ -16,9 +16,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("counters", "counters", Kind::Json),
         Field::new("updatedAt", "updated_at", Kind::Instant),
     ],
-    indexes: &[
-        &["tenantId", "_id"],
-    ],
+    indexes: &[&["tenantId", "_id"]],
 };
 
 /// The summary of one schedule; its id is `tenant:schedule`.

@@ -49,7 +49,9 @@ pub struct Run {
     pub schedule_id: Option<String>,
     pub trigger: String,
     pub state: RunState,
+    #[serde(default)]
     pub stats: Stats,
+    #[serde(default)]
     pub reason: Reason,
     pub created_at: Instant,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,9 +96,23 @@ pub enum RunState {
     Cancelled,
 }
 
+impl RunState {
+    /// The word of the state.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Planning => "planning",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What a run has counted so far; no count ever falls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Stats {
     pub candidates: i32,
     pub deduped: i32,
@@ -109,9 +125,27 @@ pub struct Stats {
     pub new_low: i32,
 }
 
+impl Stats {
+    /// The greater of each pair of counts.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            candidates: self.candidates.max(other.candidates),
+            deduped: self.deduped.max(other.deduped),
+            queued: self.queued.max(other.queued),
+            completed: self.completed.max(other.completed),
+            deltas: self.deltas.max(other.deltas),
+            new_criticals: self.new_criticals.max(other.new_criticals),
+            new_high: self.new_high.max(other.new_high),
+            new_medium: self.new_medium.max(other.new_medium),
+            new_low: self.new_low.max(other.new_low),
+        }
+    }
+}
+
 /// Why a run came to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Reason {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manual_reason: Option<String>,

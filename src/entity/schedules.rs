@@ -30,9 +30,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("deletedAt", "deleted_at", Kind::Instant),
         Field::new("deletedBy", "deleted_by", Kind::Name),
     ],
-    indexes: &[
-        &["tenantId", "createdAt", "_id"],
-    ],
+    indexes: &[&["tenantId", "createdAt", "_id"]],
 };
 
 /// One schedule.

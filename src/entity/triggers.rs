@@ -26,10 +26,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("createdAt", "created_at", Kind::Instant),
         Field::new("updatedAt", "updated_at", Kind::Instant),
     ],
-    indexes: &[
-        &["tenantId", "scheduleId", "createdAt", "_id"],
-        &["enabled", "nextFireAt", "_id"],
-    ],
+    indexes: &[&["tenantId", "scheduleId", "createdAt", "_id"], &["enabled", "nextFireAt", "_id"]],
 };
 
 /// One trigger.

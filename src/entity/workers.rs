@@ -23,9 +23,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("lastHeartbeatAt", "last_heartbeat_at", Kind::Instant),
         Field::new("metadata", "metadata", Kind::Json),
     ],
-    indexes: &[
-        &["status", "lastHeartbeatAt", "_id"],
-    ],
+    indexes: &[&["status", "lastHeartbeatAt", "_id"]],
 };
 
 /// One worker process.
@@ -67,4 +65,15 @@ pub enum WorkerStatus {
     Active,
     Draining,
     Dead,
+}
+
+impl WorkerStatus {
+    /// Its word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Dead => "dead",
+        }
+    }
 }

@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_change_keeps_what_it_does_not_touch() {
-        let original = rawdoc! { "_id": "r", "unknown": 1, "tenantId": "t", "state": "pending", "createdAt": "long ago" };
+        let original =
+            rawdoc! { "_id": "r", "unknown": 1, "tenantId": "t", "state": "pending", "createdAt": "long ago" };
         let before = runs().regular(&original).unwrap();
         let after = rawdoc! { "_id": "r", "tenantId": "t", "state": "running" };
         let merged = rawdoc! { "_id": "r", "unknown": 1, "tenantId": "t", "createdAt": "long ago", "state": "running" };

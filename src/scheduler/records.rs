@@ -6,12 +6,11 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use bson::{Bson, RawDocumentBuf};
+use bson::{Bson, RawDocument, RawDocumentBuf};
 
 use super::Error;
 use crate::entity::{Kind, NAME_LIMIT, Record};
-use crate::mapping::{Mapping, raw};
-use crate::stamp::Stamp;
+use crate::mapping::{Key, Mapping, raw};
 use crate::store::{Address, After, Change, Cursor, Filter, Query, Store, StoreError, Stored};
 
 /// How often an update is tried when others change the same record.
@@ -83,7 +82,6 @@ pub struct Held<R> {
     /// The record.
     pub record: R,
     stored: Stored,
-    regular: RawDocumentBuf,
 }
 
 /// The records of one entity.
@@ -155,14 +153,47 @@ impl<S: Store, R: Record> Records<S, R> {
         Ok(())
     }
 
+    /// The records under those of `keys` that there are, in their order.
+    pub async fn many(&self, keys: &[Key]) -> Result<Vec<Held<R>>, Error> {
+        let found = self.store.get_many(R::ENTITY, keys).await?;
+        let address = |key: &Key| Address { entity: R::ENTITY, key: key.clone() };
+        let found = keys.iter().zip(found).filter_map(|(key, stored)| Some((address(key), stored?)));
+        found.map(|(address, stored)| held(&address, stored)).collect()
+    }
+
+    /// Puts a record where there is none, or what `merge` makes of the one that is there; nothing leaves that as it is.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the id is taken by somebody else's record.
+    pub async fn upsert(&self, record: &R, merge: impl Fn(&R) -> Option<R> + Send + Sync) -> Result<R, Error> {
+        let address = address::<R>(&record.id());
+        for attempt in 0..ATTEMPTS {
+            let change = match self.store.get(&address).await? {
+                None => creation(record)?,
+                Some(stored) => {
+                    let held: Held<R> = held(&address, stored)?;
+                    if held.record.tenant() != record.tenant() {
+                        return Err(Error::Conflict { address });
+                    }
+                    let Some(merged) = merge(&held.record) else { return Ok(held.record) };
+                    held.replacement(&merged)?
+                }
+            };
+            if let Some(record) = self.write(change, attempt).await? {
+                return Ok(record);
+            }
+        }
+        Err(Error::Conflict { address })
+    }
+
     /// Reads the tenant's record, changes it, and puts it back if nobody has changed it meanwhile; again when somebody
-    /// has. `change` sees the newest record each time.
+    /// has. `change` sees the newest record each time, and answers nothing to leave it as it is.
     pub async fn update(
         &self,
         tenant: &Tenant,
         id: &str,
-        change: impl Fn(&R) -> Result<R, Error> + Send + Sync,
-    ) -> Result<R, Error> {
+        change: impl Fn(&R) -> Result<Option<R>, Error> + Send + Sync,
+    ) -> Result<Outcome<R>, Error> {
         self.retry(|| self.of(tenant, id), change, id).await
     }
 
@@ -170,42 +201,74 @@ impl<S: Store, R: Record> Records<S, R> {
     pub async fn update_any(
         &self,
         id: &str,
-        change: impl Fn(&R) -> Result<R, Error> + Send + Sync,
-    ) -> Result<R, Error> {
+        change: impl Fn(&R) -> Result<Option<R>, Error> + Send + Sync,
+    ) -> Result<Outcome<R>, Error> {
         self.retry(|| self.any(id), change, id).await
     }
 
     async fn retry<F>(
         &self,
         read: impl Fn() -> F + Send + Sync,
-        change: impl Fn(&R) -> Result<R, Error> + Send + Sync,
+        change: impl Fn(&R) -> Result<Option<R>, Error> + Send + Sync,
         id: &str,
-    ) -> Result<R, Error>
+    ) -> Result<Outcome<R>, Error>
     where
         F: Future<Output = Result<Held<R>, Error>> + Send,
     {
         for attempt in 0..ATTEMPTS {
             let held = read().await?;
-            let changed = change(&held.record)?;
-            match self.store.apply(&[held.replacement(&changed)?]).await {
-                Ok(_) => return Ok(changed),
-                // Somebody else's update went through: theirs is seen next time.
-                Err(StoreError::Conflict { .. }) => pause(attempt).await,
-                Err(error) => return Err(error.into()),
+            let Some(changed) = change(&held.record)? else { return Ok(Outcome::Kept(held.record)) };
+            if let Some(record) = self.write(held.replacement(&changed)?, attempt).await? {
+                return Ok(Outcome::Written(record));
             }
         }
         Err(Error::Conflict { address: address::<R>(id) })
+    }
+
+    /// Makes one change; nothing, after a pause, when somebody else was first.
+    async fn write(&self, change: Change, attempt: u32) -> Result<Option<R>, Error> {
+        match self.store.apply(&[change]).await {
+            Ok(mut after) => after.pop().map(|after| Ok(Held::of_after(after)?.record)).transpose(),
+            Err(StoreError::Conflict { .. }) => {
+                pause(attempt).await;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What became of an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<R> {
+    /// The record as it stands now.
+    Written(R),
+    /// The record, which was as it should be.
+    Kept(R),
+}
+
+impl<R> Outcome<R> {
+    /// The record.
+    pub fn record(self) -> R {
+        match self {
+            Self::Written(record) | Self::Kept(record) => record,
+        }
     }
 }
 
 impl<R: Record> Held<R> {
     /// The change that puts `record` in the place of this, touching only the fields that differ.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it changes a name to one that no column can hold.
     pub fn replacement(&self, record: &R) -> Result<Change, Error> {
         let address = address::<R>(&record.id());
-        let unreadable = |reason: &str| Error::Unreadable { address: address.clone(), reason: reason.to_owned() };
-        let regular = regular_of(record)?;
-        let merged = Mapping::new(R::ENTITY).merged(&self.stored.document, &self.regular, &regular);
-        let merged = merged.ok_or_else(|| unreadable("its bytes are no document"))?;
+        // What this says of itself, not what the document says: only then is all that differs a change.
+        let before = document_of(&read::<R>(&address, &self.stored)?)?;
+        let after = document_of(record)?;
+        check_names::<R>(&after, Some(&before))?;
+        let merged = Mapping::new(R::ENTITY).merged(&self.stored.document, &before, &after);
+        let merged = merged.ok_or_else(|| unreadable(&address, "its bytes are no document"))?;
         Ok(Change::replace(address, self.stored.clone(), merged))
     }
 
@@ -227,7 +290,8 @@ impl<R: Record> Held<R> {
 /// # Errors
 /// [`Error::Invalid`] when it holds a name that no column can hold, or its id is no plain text.
 pub fn creation<R: Record>(record: &R) -> Result<Change, Error> {
-    let document = regular_of(record)?;
+    let document = document_of(record)?;
+    check_names::<R>(&document, None)?;
     let change = Change::create(R::ENTITY, document);
     if !change.address().key.is_plain() {
         return Err(Error::invalid("the id", "it begins with '{', contains NUL or is too long"));
@@ -255,33 +319,34 @@ pub fn address<R: Record>(id: &str) -> Address {
 }
 
 fn held<R: Record>(address: &Address, stored: Stored) -> Result<Held<R>, Error> {
-    let unreadable = |reason: String| Error::Unreadable { address: address.clone(), reason };
-    let regular = Mapping::new(R::ENTITY).regular(&stored.document);
-    let regular = regular.ok_or_else(|| unreadable("its bytes are no document".to_owned()))?;
-    let record = bson::deserialize_from_slice(regular.as_bytes()).map_err(|error| unreadable(error.to_string()))?;
-    // What the record says of itself, so that a later comparison finds only what was changed.
-    let regular = regular_of(&record).unwrap_or(regular);
-    Ok(Held { record, stored, regular })
+    Ok(Held { record: read(address, &stored)?, stored })
 }
 
-/// The document of `record`.
-fn regular_of<R: Record>(record: &R) -> Result<RawDocumentBuf, Error> {
-    let document = bson::serialize_to_raw_document_buf(record)
-        .map_err(|error| Error::invalid("the record", error.to_string()))?;
-    let mapping = Mapping::new(R::ENTITY);
-    let mut row = Vec::new();
-    let encoded = mapping.encode(&document, Stamp { epoch: 0, clock: 0 }, &mut row);
-    let encoded = encoded.map_err(|refusal| Error::invalid("the record", refusal.reason))?;
-    // Names are searched for: two that differ only beyond the limit would be one. Texts and JSON are kept whole.
-    let name = encoded.irregular.iter().find(|name| {
-        R::ENTITY.field(name).is_some_and(|field| matches!(field.kind, Kind::Name | Kind::Word(_)))
-    });
-    match name.and_then(|name| raw::find(&document, name)).map(|element| element.name().to_owned()) {
-        Some(name) => {
-            Err(Error::invalid("the record", format!("{name} is longer than {NAME_LIMIT} bytes or contains NUL")))
+fn read<R: Record>(address: &Address, stored: &Stored) -> Result<R, Error> {
+    let regular = Mapping::new(R::ENTITY).regular(&stored.document);
+    let regular = regular.ok_or_else(|| unreadable(address, "its bytes are no document"))?;
+    bson::deserialize_from_slice(regular.as_bytes()).map_err(|error| unreadable(address, error.to_string()))
+}
+
+fn unreadable(address: &Address, reason: impl Into<String>) -> Error {
+    Error::Unreadable { address: address.clone(), reason: reason.into() }
+}
+
+fn document_of<R: Record>(record: &R) -> Result<RawDocumentBuf, Error> {
+    bson::serialize_to_raw_document_buf(record).map_err(|error| Error::invalid("the record", error.to_string()))
+}
+
+/// Names are searched for: two that differ only beyond the limit would be one. Those that stood there before may stay.
+fn check_names<R: Record>(document: &RawDocument, before: Option<&RawDocument>) -> Result<(), Error> {
+    for field in R::ENTITY.fields.iter().filter(|field| matches!(field.kind, Kind::Name)) {
+        let Some(element) = raw::find(document, field.name) else { continue };
+        let was = before.and_then(|before| raw::find(before, field.name));
+        let is_new = was.is_none_or(|was| was.identity() != element.identity());
+        if let Some(name) = element.text().filter(|_| is_new) {
+            check_name(field.name, name)?;
         }
-        None => Ok(document),
     }
+    Ok(())
 }
 
 /// A pause that grows, different in each task, so that those that met do not meet again.

@@ -116,12 +116,18 @@ impl StateMachine {
         if is_progress {
             Ok(Step::Progress)
         } else if !allowed.contains(&to) {
-            Err(IllegalTransition { of: self.of, from: from.to_owned(), to: to.to_owned(), allowed })
+            Err(self.refusal(from, to))
         } else if self.is_final(to) {
             Ok(Step::Ended)
         } else {
             Ok(Step::Entered)
         }
+    }
+
+    /// The refusal of a transition from `from` to `to`.
+    pub fn refusal(&self, from: &str, to: &str) -> IllegalTransition {
+        let allowed = self.allowed(from).unwrap_or_default();
+        IllegalTransition { of: self.of, from: from.to_owned(), to: to.to_owned(), allowed }
     }
 }
 

@@ -204,8 +204,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn apply(&self, changes: &[Change]) -> impl Future<Output = Result<Vec<After>, StoreError>> + Send;
 
     /// Makes each change whose guard holds, each for itself: nothing in the place of those that do not.
-    fn apply_each(&self, changes: &[Change])
-    -> impl Future<Output = Result<Vec<Option<After>>, StoreError>> + Send;
+    fn apply_each(&self, changes: &[Change]) -> impl Future<Output = Result<Vec<Option<After>>, StoreError>> + Send;
 
     /// The database's clock, to the millisecond.
     fn now(&self) -> impl Future<Output = Result<DateTime<Utc>, StoreError>> + Send;

@@ -10,4 +10,5 @@ mod embedded;
 mod faults;
 mod mapping;
 mod schema;
+mod stores;
 mod verify;

@@ -135,10 +135,9 @@ impl Store for MongoStore {
         let now = async {
             let hello = self.database.run_command(doc! { "hello": 1 }).await;
             let hello = hello.map_err(|error| refused(attempted(), error))?;
-            let time = hello.get_datetime("localTime").map_err(|error| StoreError::Failed {
-                attempted: attempted(),
-                source: error.into(),
-            })?;
+            let time = hello
+                .get_datetime("localTime")
+                .map_err(|error| StoreError::Failed { attempted: attempted(), source: error.into() })?;
             Ok(time.to_chrono())
         };
         bounded(attempted, now).await

@@ -149,12 +149,7 @@ impl MongoStore {
 
     /// The filter that holds for the document as long as it is `held`. What cannot stand in a filter is compared here,
     /// which is as good within a transaction: whoever changes it after the snapshot makes the write fail.
-    async fn unchanged(
-        &self,
-        address: &Address,
-        held: &Stored,
-        session: &mut ClientSession,
-    ) -> Result<Document, Stop> {
+    async fn unchanged(&self, address: &Address, held: &Stored, session: &mut ClientSession) -> Result<Document, Stop> {
         let id = filter::id(address.entity, &address.key).map_err(|_| Stop::Conflict)?;
         if let Some(literal) = literal(held) {
             return Ok(doc! { "_id": id, "$expr": { "$eq": ["$$ROOT", { "$literal": literal }] } });
@@ -245,10 +240,8 @@ fn is_creation_beside(first: &Change, change: &Change) -> bool {
 fn storable(change: &Change) -> Result<(), StoreError> {
     let Change::Put { address, document, .. } = change else { return Ok(()) };
     let encoded = Mapping::new(address.entity).encode(document, Stamp { epoch: 0, clock: 0 }, &mut Vec::new());
-    let refusal = |refusal: crate::mapping::Refusal| StoreError::Refused {
-        address: address.clone(),
-        reason: refusal.reason,
-    };
+    let refusal =
+        |refusal: crate::mapping::Refusal| StoreError::Refused { address: address.clone(), reason: refusal.reason };
     encoded.map(|_| ()).map_err(refusal)
 }
 
@@ -257,9 +250,7 @@ fn is_taken(error: &Error) -> bool {
     const DUPLICATE_KEY: i32 = 11_000;
     match error.kind.as_ref() {
         ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,
-        ErrorKind::InsertMany(error) => {
-            error.write_errors.iter().flatten().any(|error| error.code == DUPLICATE_KEY)
-        }
+        ErrorKind::InsertMany(error) => error.write_errors.iter().flatten().any(|error| error.code == DUPLICATE_KEY),
         ErrorKind::Command(error) => error.code == DUPLICATE_KEY,
         _ => false,
     }

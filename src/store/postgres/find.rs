@@ -112,12 +112,7 @@ fn push_is(sql: &mut QueryBuilder<Postgres>, query: &Query, field: &'static str,
     }
 }
 
-fn push_range(
-    sql: &mut QueryBuilder<Postgres>,
-    query: &Query,
-    (field, operator): (&'static str, &str),
-    value: &Bson,
-) {
+fn push_range(sql: &mut QueryBuilder<Postgres>, query: &Query, (field, operator): (&'static str, &str), value: &Bson) {
     let column = column(query, field);
     let compared = if query.order.field == Some(field) { ordered(query, field) } else { column.to_owned() };
     sql.push(format!("{column} is not null and {compared} {operator} ")).push_bind(scalar(query.kind(field), value));

@@ -163,8 +163,7 @@ impl Store for PostgresStore {
 
     async fn get_many(&self, entity: &'static Entity, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {
         let attempted = || format!("read {} keys of {}", keys.len(), entity.name);
-        let rows: HashMap<Key, Stored> =
-            bounded(attempted, self.rows(entity, keys)).await?.into_iter().collect();
+        let rows: HashMap<Key, Stored> = bounded(attempted, self.rows(entity, keys)).await?.into_iter().collect();
         Ok(keys.iter().map(|key| rows.get(key).cloned()).collect())
     }
 
