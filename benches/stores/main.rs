@@ -1,0 +1,121 @@
+//! `cargo bench --bench stores`: the repositories over each store, beside the plain driver doing the least possible work
+//! for the same effect, with 1 and with 16 callers. Prints a table for each store and writes the figures to
+//! `target/bench/stores.json`. Every figure is the median of at least three rounds in which the contenders take turns,
+//! on private servers that this process starts.
+//!
+//! `BRIDGE_BENCH_ROUNDS` (3) and `BRIDGE_BENCH_OPERATIONS` (1,000: of each contender in each round) change the size.
+
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails by a panic and speaks by printing")]
+
+mod contenders;
+mod measure;
+mod plain_mongo;
+mod plain_postgres;
+#[path = "../../tests/it/stores/samples.rs"]
+#[expect(dead_code, reason = "the tests need samples of every entity, the benchmark of some")]
+mod samples;
+
+use scheduler_bridge::embedded::Servers;
+use scheduler_bridge::source::Source;
+use scheduler_bridge::store::{MongoStore, PostgresStore};
+use scheduler_bridge::target::Target;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use sqlx::Connection;
+
+use contenders::{Contender, Pair};
+use measure::{Figure, measured, median};
+
+const CALLERS: [usize; 2] = [1, 16];
+
+#[tokio::main]
+async fn main() {
+    // `cargo test --benches` runs this file too, to see that it starts.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    println!("starting servers …");
+    let servers = Servers::start().await.expect("start the servers");
+    let (source, target) = (source(&servers).await, target(&servers).await);
+    let mongo = MongoStore::new(source.client().clone(), source.database().clone(), 1);
+    mongo.create_indexes().await.expect("create the indexes");
+    let postgres = PostgresStore::new(target.pool().clone());
+    let mut pairs = plain_mongo::pairs(&mongo, source.database());
+    let mongo_table = table("MongoDB", &mut pairs).await;
+    let mut pairs = plain_postgres::pairs(&postgres, target.pool());
+    let postgres_table = table("PostgreSQL", &mut pairs).await;
+    write(&json!({ "MongoDB": mongo_table, "PostgreSQL": postgres_table }));
+}
+
+async fn source(servers: &Servers) -> Source {
+    Source::open(&SecretString::from(servers.mongo.url()), "bench").await.expect("open MongoDB")
+}
+
+async fn target(servers: &Servers) -> Target {
+    let url = servers.postgres.url();
+    let mut connection = sqlx::PgConnection::connect(&url).await.expect("connect");
+    scheduler_bridge::migrate::run(&mut connection).await.expect("migrate");
+    connection.close().await.expect("close");
+    Target::open(&SecretString::from(url), 16).await.expect("open PostgreSQL")
+}
+
+async fn table(store: &str, pairs: &mut [Pair]) -> Value {
+    println!("\n{store}: operations a second, median of {} rounds; p50 and p99 in µs", rounds());
+    println!(
+        "  {:28} {:>7} {:>10} {:>16} {:>10} {:>16} {:>6}",
+        "operation", "callers", "bridge", "p50/p99", "plain", "p50/p99", "ratio"
+    );
+    let mut lines = Vec::new();
+    for pair in pairs {
+        for callers in CALLERS {
+            lines.push(line(pair, callers).await);
+        }
+    }
+    Value::Array(lines)
+}
+
+async fn line(pair: &mut Pair, callers: usize) -> Value {
+    let (mut ours, mut plain) = (Vec::new(), Vec::new());
+    let mut ratios = Vec::new();
+    for _ in 0..rounds() {
+        ours.push(round(&mut pair.bridge, pair.cost, callers).await);
+        plain.push(round(&mut pair.plain, pair.cost, callers).await);
+        ratios.push(ours[ours.len() - 1].rate / plain[plain.len() - 1].rate);
+    }
+    let (ours, plain, ratio) = (middle(&ours), middle(&plain), median(ratios));
+    println!(
+        "  {:28} {callers:>7} {:>10.0} {:>16} {:>10.0} {:>16} {ratio:>6.2}",
+        pair.name,
+        ours.rate,
+        ours.latencies(),
+        plain.rate,
+        plain.latencies(),
+    );
+    json!({ "operation": pair.name, "callers": callers, "bridge": ours.json(), "plain": plain.json(), "ratio": ratio })
+}
+
+async fn round(contender: &mut Contender, cost: u64, callers: usize) -> Figure {
+    let operations = number("BRIDGE_BENCH_OPERATIONS", 1_000) / cost * if callers > 1 { 4 } else { 1 };
+    (contender.prepare)(operations).await;
+    measured(&contender.operation, operations.max(callers as u64), callers).await
+}
+
+fn middle(figures: &[Figure]) -> Figure {
+    let of = |part: fn(&Figure) -> f64| median(figures.iter().map(part).collect());
+    Figure { rate: of(|figure| figure.rate), p50: of(|figure| figure.p50), p99: of(|figure| figure.p99) }
+}
+
+fn rounds() -> u64 {
+    number("BRIDGE_BENCH_ROUNDS", 3)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
+}
+
+fn write(figures: &Value) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    std::fs::create_dir_all(&folder).expect("create target/bench");
+    let text = serde_json::to_string_pretty(figures).expect("serialize");
+    std::fs::write(folder.join("stores.json"), text).expect("write the figures");
+}

@@ -1,0 +1,174 @@
+//! The same effects with the PostgreSQL driver alone.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use mongodb::bson;
+use scheduler_bridge::store::PostgresStore;
+use sqlx::PgPool;
+use sqlx::types::Json;
+
+use super::contenders::{self, CLAIMED, Contender, LINES, PAGE, Pair, Prepare, Side, contender, nothing};
+use super::samples::{at, log_line, run};
+
+pub fn pairs(store: &PostgresStore, pool: &PgPool) -> Vec<Pair> {
+    let reset = reset(pool);
+    vec![
+        Pair { name: "get", cost: 1, bridge: contenders::get(store), plain: get(store, pool) },
+        Pair { name: "create", cost: 1, bridge: contenders::create(store), plain: create(pool) },
+        Pair { name: "update", cost: 1, bridge: contenders::update(store), plain: update(store, pool) },
+        Pair { name: "list, 50 items", cost: 4, bridge: contenders::list(store), plain: list(store, pool) },
+        Pair {
+            name: "claim_due, 10 triggers",
+            cost: 10,
+            bridge: contenders::claim_due(store, reset.clone()),
+            plain: claim(contenders::triggers(store, reset), pool),
+        },
+        Pair { name: "append, 100 lines", cost: 10, bridge: contenders::append(store), plain: append(pool) },
+    ]
+}
+
+const COLUMNS: &str = "id, schema_version, tenant_id, schedule_id, trigger, state, stats, reason, created_at, started_at, \
+                       finished_at, error, deltas, retry_of, updated_at";
+
+fn get(store: &PostgresStore, pool: &PgPool) -> Contender {
+    let pool = pool.clone();
+    let sql = format!("select {COLUMNS} from scheduler.runs where id = $1 and tenant_id = $2");
+    contender(contenders::runs(store, Side::Plain), move |index| {
+        let (pool, sql) = (pool.clone(), sql.clone());
+        async move {
+            let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(Side::Plain.run_id(index)).bind("plain");
+            query.fetch_one(&pool).await.expect("get");
+        }
+    })
+}
+
+fn create(pool: &PgPool) -> Contender {
+    let pool = pool.clone();
+    contender(nothing(), move |index| {
+        let pool = pool.clone();
+        async move {
+            let run = run("created", &format!("plain-new-{index}"));
+            sqlx::query(
+                "insert into scheduler.runs (id, schema_version, tenant_id, schedule_id, trigger, state, stats, reason, \
+                 created_at, updated_at, epoch, clock) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1, 1)",
+            )
+            .bind(&run.id)
+            .bind(&run.schema_version)
+            .bind(&run.tenant_id)
+            .bind(&run.schedule_id)
+            .bind(&run.trigger)
+            .bind(run.state.word())
+            .bind(Json(&run.stats))
+            .bind(Json(bson::serialize_to_document(&run.reason).expect("a document")))
+            .bind(run.created_at.0)
+            .bind(run.updated_at.0)
+            .execute(&pool)
+            .await
+            .expect("insert");
+        }
+    })
+}
+
+fn update(store: &PostgresStore, pool: &PgPool) -> Contender {
+    let pool = pool.clone();
+    contender(contenders::runs(store, Side::Plain), move |index| {
+        let pool = pool.clone();
+        async move {
+            sqlx::query(
+                "update scheduler.runs
+                set state = 'queued', updated_at = greatest(updated_at, $3),
+                    stats = jsonb_set(stats, '{candidates}', to_jsonb(greatest((stats ->> 'candidates')::bigint, $4)))
+                where id = $1 and tenant_id = $2 and state in ('planning', 'queued')
+                returning state",
+            )
+            .bind(Side::Plain.run_id(index))
+            .bind("plain")
+            .bind(at(1).0)
+            .bind(i64::try_from(index).expect("a small number"))
+            .fetch_one(&pool)
+            .await
+            .expect("update");
+        }
+    })
+}
+
+fn list(store: &PostgresStore, pool: &PgPool) -> Contender {
+    let pool = pool.clone();
+    let sql = format!(
+        "select {COLUMNS} from scheduler.runs where tenant_id = $1 order by coalesce(created_at, '-infinity'), id limit $2"
+    );
+    contender(contenders::runs(store, Side::Plain), move |_| {
+        let (pool, sql) = (pool.clone(), sql.clone());
+        async move {
+            let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind("plain").bind(i64::from(PAGE));
+            assert_eq!(query.fetch_all(&pool).await.expect("list").len(), PAGE as usize);
+        }
+    })
+}
+
+fn claim(prepare: Prepare, pool: &PgPool) -> Contender {
+    let pool = pool.clone();
+    contender(prepare, move |_| {
+        let pool = pool.clone();
+        async move {
+            sqlx::query(
+                "with due as (
+                    select id from scheduler.triggers
+                    where enabled and next_fire_at is not null and coalesce(next_fire_at, '-infinity') <= $1
+                    order by coalesce(next_fire_at, '-infinity'), id
+                    limit $2
+                    for update skip locked
+                )
+                update scheduler.triggers t set next_fire_at = $3, last_fired_at = next_fire_at
+                from due where t.id = due.id
+                returning t.*",
+            )
+            .bind(at(10_000_000).0)
+            .bind(i64::from(CLAIMED))
+            .bind(at(20_000_000).0)
+            .fetch_all(&pool)
+            .await
+            .expect("claim");
+        }
+    })
+}
+
+/// Makes every trigger due.
+fn reset(pool: &PgPool) -> Prepare {
+    let pool = pool.clone();
+    Arc::new(move |_| {
+        let pool = pool.clone();
+        async move {
+            let query = sqlx::query("update scheduler.triggers set next_fire_at = $1").bind(at(0).0);
+            query.execute(&pool).await.expect("reset");
+            sqlx::query("vacuum scheduler.triggers").execute(&pool).await.expect("vacuum");
+        }
+        .boxed()
+    })
+}
+
+fn append(pool: &PgPool) -> Contender {
+    let pool = pool.clone();
+    contender(nothing(), move |index| {
+        let pool = pool.clone();
+        async move {
+            let run = format!("run-{index}");
+            let lines: Vec<_> = (1..=LINES).map(|line| log_line("plain", &run, line)).collect();
+            sqlx::query(
+                "insert into scheduler.execution_logs
+                    (id, tenant_id, run_id, sequence, level, message, timestamp, metadata, epoch, clock)
+                select u.id, 'plain', $1, u.sequence, 'info', u.message, u.timestamp, '{}', 1, 1
+                from unnest($2::text[], $3::bigint[], $4::text[], $5::timestamptz[]) u (id, sequence, message, timestamp)",
+            )
+            .bind(&run)
+            .bind(lines.iter().map(|line| line.id.to_hex()).collect::<Vec<_>>())
+            .bind(lines.iter().map(|line| line.sequence).collect::<Vec<_>>())
+            .bind(lines.iter().map(|line| line.message.clone()).collect::<Vec<_>>())
+            .bind(lines.iter().map(|line| line.timestamp.0).collect::<Vec<_>>())
+            .execute(&pool)
+            .await
+            .expect("insert");
+        }
+    })
+}
