@@ -13,6 +13,7 @@ pub mod quarantine;
 pub mod scan;
 pub mod scheduler;
 pub mod secret;
+pub mod simulate;
 pub mod source;
 pub mod stamp;
 pub mod store;

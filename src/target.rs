@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Row, ValueRef};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row, ValueRef};
 
 use crate::migrate::{self, MigrateError};
 use crate::secret::Secrets;
@@ -21,6 +21,9 @@ pub const ACQUIRE_WAIT: Duration = Duration::from_secs(30);
 
 /// How long an idle connection is taken to be alive.
 pub const TRUSTED: Duration = Duration::from_millis(500);
+
+/// What a session for statements by keys is set to.
+const KEYED: &str = "set plan_cache_mode = force_generic_plan; set enable_hashjoin = off; set enable_mergejoin = off";
 
 /// Oldest supported server, as `server_version_num` gives it.
 pub const OLDEST: i32 = 140_000;
@@ -124,6 +127,18 @@ impl TargetError {
 impl Target {
     /// Opens a pool of at most `connections` after one connection has shown that the server can be used.
     pub async fn open(url: &SecretString, connections: u32) -> Result<Self, TargetError> {
+        Self::open_with(url, connections, None).await
+    }
+
+    /// [`Target::open`] for few statements that run many times, each by keys that an index finds. They are planned once for
+    /// all values (PostgreSQL would plan those that take arrays anew each time, which takes longer than to run them), and
+    /// never by reading a whole table for a join, whatever the statistics say of it.
+    pub async fn open_prepared(url: &SecretString, connections: u32) -> Result<Self, TargetError> {
+        Self::open_with(url, connections, Some(KEYED)).await
+    }
+
+    /// Each connection begins with the statement `first`, if there is one.
+    async fn open_with(url: &SecretString, connections: u32, first: Option<&'static str>) -> Result<Self, TargetError> {
         let options = options(url)?;
         close(checked(&options).await?).await?;
         // A connection that a restart has broken is found before work is given to it, not by the work; one that has
@@ -132,6 +147,14 @@ impl Target {
             .max_connections(connections.max(1))
             .acquire_timeout(ACQUIRE_WAIT)
             .test_before_acquire(false)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    match first {
+                        Some(first) => connection.execute(first).await.map(|_| ()),
+                        None => Ok(()),
+                    }
+                })
+            })
             .before_acquire(|connection, state| {
                 Box::pin(async move { Ok(state.idle_for < TRUSTED || connection.ping().await.is_ok()) })
             })

@@ -56,7 +56,7 @@ async fn target(servers: &Servers) -> Target {
     let mut connection = sqlx::PgConnection::connect(&url).await.expect("connect");
     scheduler_bridge::migrate::run(&mut connection).await.expect("migrate");
     connection.close().await.expect("close");
-    Target::open(&SecretString::from(url), 16).await.expect("open PostgreSQL")
+    Target::open_prepared(&SecretString::from(url), 16).await.expect("open PostgreSQL")
 }
 
 async fn table(store: &str, pairs: &mut [Pair]) -> Value {

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use mongodb::bson;
+use scheduler_bridge::entity::runs::{Delta, Reason, Stats};
 use scheduler_bridge::store::PostgresStore;
 use sqlx::PgPool;
 use sqlx::types::Json;
+use sqlx::types::chrono::{DateTime, Utc};
 
 use super::contenders::{self, CLAIMED, Contender, LINES, PAGE, Pair, Prepare, Side, contender, nothing};
 use super::samples::{at, log_line, run};
@@ -28,6 +30,27 @@ pub fn pairs(store: &PostgresStore, pool: &PgPool) -> Vec<Pair> {
     ]
 }
 
+/// A run as its columns give it.
+#[derive(sqlx::FromRow)]
+#[expect(dead_code, reason = "decoding the columns is the effect that is measured")]
+struct PlainRun {
+    id: String,
+    schema_version: Option<String>,
+    tenant_id: String,
+    schedule_id: Option<String>,
+    trigger: Option<String>,
+    state: String,
+    stats: Json<Stats>,
+    reason: Json<Reason>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    error: Option<String>,
+    deltas: Option<Json<Vec<Delta>>>,
+    retry_of: Option<String>,
+    updated_at: DateTime<Utc>,
+}
+
 const COLUMNS: &str = "id, schema_version, tenant_id, schedule_id, trigger, state, stats, reason, created_at, started_at, \
                        finished_at, error, deltas, retry_of, updated_at";
 
@@ -37,7 +60,8 @@ fn get(store: &PostgresStore, pool: &PgPool) -> Contender {
     contender(contenders::runs(store, Side::Plain), move |index| {
         let (pool, sql) = (pool.clone(), sql.clone());
         async move {
-            let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(Side::Plain.run_id(index)).bind("plain");
+            let query =
+                sqlx::query_as::<_, PlainRun>(sqlx::AssertSqlSafe(sql)).bind(Side::Plain.run_id(index)).bind("plain");
             query.fetch_one(&pool).await.expect("get");
         }
     })
@@ -72,23 +96,24 @@ fn create(pool: &PgPool) -> Contender {
 
 fn update(store: &PostgresStore, pool: &PgPool) -> Contender {
     let pool = pool.clone();
+    let sql = format!(
+        "update scheduler.runs
+        set state = 'queued', updated_at = greatest(updated_at, $3),
+            stats = jsonb_set(stats, '{{candidates}}', to_jsonb(greatest((stats ->> 'candidates')::bigint, $4)))
+        where id = $1 and tenant_id = $2 and state in ('planning', 'queued')
+        returning {COLUMNS}"
+    );
     contender(contenders::runs(store, Side::Plain), move |index| {
-        let pool = pool.clone();
+        let (pool, sql) = (pool.clone(), sql.clone());
         async move {
-            sqlx::query(
-                "update scheduler.runs
-                set state = 'queued', updated_at = greatest(updated_at, $3),
-                    stats = jsonb_set(stats, '{candidates}', to_jsonb(greatest((stats ->> 'candidates')::bigint, $4)))
-                where id = $1 and tenant_id = $2 and state in ('planning', 'queued')
-                returning state",
-            )
-            .bind(Side::Plain.run_id(index))
-            .bind("plain")
-            .bind(at(1).0)
-            .bind(i64::try_from(index).expect("a small number"))
-            .fetch_one(&pool)
-            .await
-            .expect("update");
+            sqlx::query_as::<_, PlainRun>(sqlx::AssertSqlSafe(sql))
+                .bind(Side::Plain.run_id(index))
+                .bind("plain")
+                .bind(at(1).0)
+                .bind(i64::try_from(index).expect("a small number"))
+                .fetch_one(&pool)
+                .await
+                .expect("update");
         }
     })
 }
@@ -101,7 +126,7 @@ fn list(store: &PostgresStore, pool: &PgPool) -> Contender {
     contender(contenders::runs(store, Side::Plain), move |_| {
         let (pool, sql) = (pool.clone(), sql.clone());
         async move {
-            let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind("plain").bind(i64::from(PAGE));
+            let query = sqlx::query_as::<_, PlainRun>(sqlx::AssertSqlSafe(sql)).bind("plain").bind(i64::from(PAGE));
             assert_eq!(query.fetch_all(&pool).await.expect("list").len(), PAGE as usize);
         }
     })

@@ -13,6 +13,7 @@ mod progress;
 mod quarantine;
 mod settings;
 mod signal;
+mod simulate;
 mod summary;
 mod verify;
 
@@ -56,6 +57,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Look at the documents that could not become a row
     Quarantine(quarantine::QuarantineArgs),
+    /// Run a small scheduler on one of the stores, and check afterwards that nothing was lost
+    Simulate(simulate::SimulateArgs),
     /// Show the whole move on private servers that are removed afterwards
     Demo(demo::DemoArgs),
     /// Print the completions for a shell
@@ -104,6 +107,7 @@ async fn dispatched(command: Command, context: &Context) -> Result<Exit, Failure
         Command::Backfill(args) => backfill::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Quarantine(args) => quarantine::run(args, context).await,
+        Command::Simulate(args) => simulate::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
         Command::Completions(args) => completions::run(&args, Cli::command(), context.output),
     }

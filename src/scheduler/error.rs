@@ -70,6 +70,19 @@ impl From<StoreError> for Error {
 }
 
 impl Error {
+    /// What a lock's failure is to the scheduler: a store that is away, for all but a key that cannot be one.
+    pub fn of_lock(error: crate::lock::LockError) -> Self {
+        match error {
+            error @ (crate::lock::LockError::Key { .. } | crate::lock::LockError::Lease { .. }) => {
+                Self::invalid("the lock", error.to_string())
+            }
+            error => {
+                let attempted = "take or let go a lock".to_owned();
+                Self::Unavailable { source: StoreError::Unavailable { attempted, source: Some(error.into()) } }
+            }
+        }
+    }
+
     /// An argument that cannot be used.
     pub fn invalid(what: &'static str, reason: impl Into<String>) -> Self {
         Self::Invalid { what, reason: reason.into() }

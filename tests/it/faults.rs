@@ -3,7 +3,7 @@
 mod exhausted;
 mod gate;
 mod killed;
-mod process;
+pub mod process;
 mod races;
 mod refused;
 mod restarted;

@@ -4,11 +4,14 @@
 
 mod bed;
 mod checker;
+mod children;
 mod cli;
 mod commands;
 mod embedded;
 mod faults;
+mod lock;
 mod mapping;
 mod schema;
+mod simulate;
 mod stores;
 mod verify;

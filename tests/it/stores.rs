@@ -1,6 +1,7 @@
 //! The stores: what each must do, shown on all of them alike.
 
 mod any;
+pub mod claims;
 mod contract;
 pub mod samples;
 

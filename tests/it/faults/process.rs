@@ -1,4 +1,4 @@
-//! A running `bridge backfill`.
+//! A running `bridge`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -34,8 +34,14 @@ pub struct Ended {
 impl Bridge {
     /// Starts `bridge backfill` with more variables.
     pub fn backfill(bed: &Bed, variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::from(bed.bridge(&["backfill"]));
+        let mut command = bed.bridge(&["backfill"]);
         command.envs(SETTINGS).envs(variables.iter().copied());
+        Self::start(command)
+    }
+
+    /// Starts a command.
+    pub fn start(command: std::process::Command) -> Self {
+        let mut command = Command::from(command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         Self(command.spawn().expect("start bridge"))
     }

@@ -1,0 +1,137 @@
+//! Locks in PostgreSQL: a session's advisory lock excludes, and the record in `scheduler.locks` carries the token.
+//!
+//! All locks of one [`PostgresLocks`] live on one connection of its own, which its [`keeper`] task owns: the server lets
+//! them go when the connection ends, whatever becomes of the process. A holder lets go by itself at the end of its
+//! lease; one that cannot (paused, cut off) is found by those who wait, and its session is ended by the server. That is
+//! safe: an ended session holds nothing, and the new holder's token is greater.
+
+mod keeper;
+mod pooler;
+mod statements;
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::keeper::{Keeper, Request};
+use super::{ANSWER_WAIT, Held, LockError, LockKey, Locks, check_lease};
+
+/// How many requests may wait for the connection.
+const QUEUE: usize = 1_024;
+
+/// The locks of one process in PostgreSQL.
+#[derive(Debug, Clone)]
+pub struct PostgresLocks {
+    keeper: mpsc::Sender<Request>,
+}
+
+/// The task behind the locks. It ends when all [`PostgresLocks`] and all their held locks are dropped.
+#[derive(Debug)]
+pub struct LockTask(JoinHandle<()>);
+
+impl LockTask {
+    /// Waits for the end of the task: by then nothing is held.
+    pub async fn ended(self) {
+        if let Err(error) = self.0.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+impl PostgresLocks {
+    /// Opens a connection for locks.
+    ///
+    /// # Errors
+    /// [`LockError::Pooler`] behind a pooler in transaction mode, [`LockError::Unavailable`].
+    pub async fn open(url: &SecretString) -> Result<(Self, LockTask), LockError> {
+        let (keeper, requests) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(Keeper::open(url.clone()).await?.run(requests));
+        Ok((Self { keeper }, LockTask(task)))
+    }
+
+    async fn ask<T>(
+        keeper: &mpsc::Sender<Request>,
+        key: &LockKey,
+        request: impl FnOnce(oneshot::Sender<Result<T, LockError>>) -> Request,
+    ) -> Result<T, LockError> {
+        let unavailable = || LockError::Unavailable { attempted: format!("ask for lock {key}"), source: None };
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            keeper.send(request(reply)).await.map_err(|_| unavailable())?;
+            answer.await.map_err(|_| unavailable())?
+        };
+        tokio::time::timeout(ANSWER_WAIT, asked).await.map_err(|_| unavailable())?
+    }
+}
+
+impl Locks for PostgresLocks {
+    type Held = PostgresHeld;
+
+    async fn try_acquire(&self, key: &LockKey, lease: Duration) -> Result<Option<PostgresHeld>, LockError> {
+        check_lease(key, lease)?;
+        let keeper = self.keeper.clone();
+        let request = |reply| Request::Take { key: key.clone(), lease, keeper, reply };
+        Self::ask(&self.keeper, key, request).await
+    }
+}
+
+/// Until when a lock is held; nothing once it is not.
+type Deadline = Option<Instant>;
+
+/// A lock that is held in PostgreSQL.
+#[derive(Debug)]
+pub struct PostgresHeld {
+    key: LockKey,
+    token: i64,
+    deadline: watch::Receiver<Deadline>,
+    keeper: mpsc::Sender<Request>,
+}
+
+impl Held for PostgresHeld {
+    fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    fn token(&self) -> i64 {
+        self.token
+    }
+
+    async fn renew(&self, lease: Duration) -> Result<(), LockError> {
+        check_lease(&self.key, lease)?;
+        let (key, token) = (self.key.clone(), self.token);
+        PostgresLocks::ask(&self.keeper, &self.key, |reply| Request::Renew { key, token, lease, reply }).await
+    }
+
+    async fn release(self) -> Result<(), LockError> {
+        let (key, token) = (self.key.clone(), self.token);
+        PostgresLocks::ask(&self.keeper, &self.key, |reply| Request::LetGo { key, token, reply: Some(reply) }).await
+    }
+
+    async fn lost(&self) {
+        let mut deadline = self.deadline.clone();
+        loop {
+            let Some(at) = *deadline.borrow_and_update() else { return };
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => return,
+                changed = deadline.changed() => if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for PostgresHeld {
+    fn drop(&mut self) {
+        if self.deadline.borrow().is_some() {
+            let request = Request::LetGo { key: self.key.clone(), token: self.token, reply: None };
+            // When the queue is full, the end of the lease lets it go.
+            drop(self.keeper.try_send(request));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The statements of the locks' connection, each for any number of locks at once.
+//!
+//! Moments are rounded up to milliseconds, which is what a document's date can hold.
+
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{FromRow, Row};
+
+use crate::lock::LockKey;
+
+/// Takes those of `keys` that nobody holds; the tokens of those it took, by id.
+///
+/// The advisory lock comes first (`materialized`: once, before the rows), and only under it is the token counted up:
+/// `on conflict` sees the newest version of the row, whatever snapshot the statement has.
+pub async fn take(
+    connection: &mut PgConnection,
+    keys: &[(LockKey, i64)],
+    owner: &str,
+) -> sqlx::Result<Vec<(String, i64)>> {
+    sqlx::query_as(
+        "with asked as materialized (
+            select id, lease, pg_try_advisory_lock(advisory) as held,
+                date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') as now
+            from unnest($1::text[], $2::bigint[], $3::bigint[]) as u (id, advisory, lease)
+        )
+        insert into scheduler.locks as l (id, owner, token, acquired_at, expires_at, epoch, clock)
+        select a.id, $4, 1, a.now, a.now + a.lease * interval '1 millisecond', f.epoch, nextval('bridge.clock')
+        from asked a, bridge.fence f
+        where a.held
+        on conflict (id) do update
+        set owner = excluded.owner, token = coalesce(l.token, 0) + 1, acquired_at = excluded.acquired_at,
+            expires_at = excluded.expires_at, residue = null, epoch = excluded.epoch, clock = excluded.clock
+        returning l.id, l.token",
+    )
+    .bind(keys.iter().map(|(key, _)| key.id()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(key, _)| key.advisory()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, lease)| *lease).collect::<Vec<_>>())
+    .bind(owner)
+    .fetch_all(connection)
+    .await
+}
+
+/// Lets locks go. Their rows stay, for the tokens.
+pub async fn let_go(connection: &mut PgConnection, advisories: &[i64]) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_unlock(u.advisory) from unnest($1::bigint[]) as u (advisory)")
+        .bind(advisories)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Begins a lease anew, unless it is over by the server's clock. Answers whether it did.
+pub async fn renew(connection: &mut PgConnection, key: &LockKey, token: i64, lease: i64) -> sqlx::Result<bool> {
+    let renewed = sqlx::query(
+        "update scheduler.locks l
+        set expires_at = date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds')
+                + $3 * interval '1 millisecond',
+            epoch = f.epoch, clock = nextval('bridge.clock')
+        from bridge.fence f
+        where l.id = $1 and l.token = $2 and l.expires_at > clock_timestamp()",
+    )
+    .bind(key.id())
+    .bind(token)
+    .bind(lease)
+    .execute(connection)
+    .await?;
+    Ok(renewed.rows_affected() == 1)
+}
+
+/// A session that holds an advisory lock though the lease of its row is over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, FromRow)]
+pub struct Overdue {
+    /// The row.
+    pub id: String,
+    /// Its token.
+    pub token: i64,
+    /// The session's process.
+    pub pid: i32,
+}
+
+/// Those of `keys` that are held by sessions other than this one though their leases are over.
+pub async fn overdue(connection: &mut PgConnection, keys: &[LockKey]) -> sqlx::Result<Vec<Overdue>> {
+    sqlx::query_as(
+        "select l.id, l.token, k.pid
+        from unnest($1::text[], $2::bigint[]) as u (id, advisory)
+        join scheduler.locks l on l.id = u.id
+        join pg_locks k on k.locktype = 'advisory' and k.objsubid = 1 and k.granted
+            and k.database = (select oid from pg_database where datname = current_database())
+            and k.classid::bigint = (u.advisory >> 32) & 4294967295 and k.objid::bigint = u.advisory & 4294967295
+        where l.expires_at < clock_timestamp() and l.owner like '%#' || k.pid and k.pid <> pg_backend_pid()",
+    )
+    .bind(keys.iter().map(LockKey::id).collect::<Vec<_>>())
+    .bind(keys.iter().map(LockKey::advisory).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await
+}
+
+/// Ends a session that was overdue some time ago and still is; the row is locked and looked at anew, so that no session
+/// that has taken the lock since, or renewed it, is ended.
+pub async fn end(connection: &mut PgConnection, key: &LockKey, overdue: &Overdue) -> sqlx::Result<bool> {
+    let ended: Option<PgRow> = sqlx::query(
+        "with still as materialized (
+            select from scheduler.locks l
+            where l.id = $1 and l.token = $2 and l.expires_at < clock_timestamp() and l.owner like '%#' || $3
+            for update
+        )
+        select pg_terminate_backend(k.pid)
+        from still, pg_locks k
+        where k.locktype = 'advisory' and k.objsubid = 1 and k.granted and k.pid = $3
+            and k.database = (select oid from pg_database where datname = current_database())
+            and k.classid::bigint = ($4 >> 32) & 4294967295 and k.objid::bigint = $4 & 4294967295",
+    )
+    .bind(&overdue.id)
+    .bind(overdue.token)
+    .bind(overdue.pid)
+    .bind(key.advisory())
+    .fetch_optional(connection)
+    .await?;
+    ended.map_or(Ok(false), |row| row.try_get(0))
+}

@@ -1,0 +1,186 @@
+//! A small scheduler built only on the repositories (design 14): the load for demonstrations, soaks and fault tests.
+//!
+//! Planners turn due triggers into runs, and runs into impact snapshots, policy jobs and graph jobs; workers execute the
+//! jobs, log, and finish the runs; summaries and the audit follow. Any number of processes may do this at once, and any of
+//! them may die at any point. Invariants, which [`check`] compares with the store afterwards: every acknowledged write
+//! is there; each firing has one run; each job is done once.
+
+pub mod check;
+pub mod journal;
+mod plan;
+mod work;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::entity::Instant;
+use crate::entity::runs::RunState;
+use crate::lock::Locks;
+use crate::scheduler::runs::ListOptions;
+use crate::scheduler::{Error, PageRequest, Scheduler, Tenant};
+use crate::store::Store;
+
+/// The pause of a planner or worker that found nothing to do.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long work may go on after the last trigger has fired.
+pub const DRAIN_WAIT: Duration = Duration::from_secs(60);
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many tenants.
+    pub tenants: u32,
+    /// How many schedules each tenant has; each fires every other second.
+    pub schedules: u32,
+    /// How many planners this process runs.
+    pub planners: u32,
+    /// How many workers this process runs.
+    pub workers: u32,
+    /// How long triggers fire.
+    pub duration: Duration,
+    /// The name of this process in the records; no other process may have it.
+    pub name: String,
+}
+
+/// What was done, by this process.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Triggers that set off a run.
+    pub fired: AtomicU64,
+    /// Runs that got their jobs.
+    pub planned: AtomicU64,
+    /// Jobs done.
+    pub executed: AtomicU64,
+    /// Runs that came to their end.
+    pub completed: AtomicU64,
+    /// Jobs taken back from workers that died or were too slow.
+    pub returned: AtomicU64,
+}
+
+/// A simulation over one store.
+#[derive(Debug)]
+pub struct Simulation<S, L> {
+    store: S,
+    scheduler: Scheduler<S>,
+    locks: L,
+    options: Options,
+    totals: Totals,
+}
+
+impl<S: Store, L: Locks> Simulation<S, L> {
+    /// A simulation in `store`, which locks by `locks`.
+    pub fn new(store: S, locks: L, options: Options) -> Self {
+        Self { scheduler: Scheduler::new(&store), store, locks, options, totals: Totals::default() }
+    }
+
+    /// What was done so far.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Puts the schedules there, lets their triggers fire for the time asked for, and ends when all runs are over, or
+    /// when `stop` is cancelled. Whatever is dropped on the way is done by other processes, or by the next one.
+    ///
+    /// # Errors
+    /// The first error that is not a store that is away for a while.
+    pub async fn run(self: &std::sync::Arc<Self>, stop: &CancellationToken) -> Result<(), Error> {
+        self.persist(stop, || self.prepare()).await?;
+        let (firing, working) = (stop.child_token(), stop.child_token());
+        let mut tasks = JoinSet::new();
+        for index in 0..self.options.planners {
+            let (this, firing, working) = (self.clone(), firing.clone(), working.clone());
+            tasks.spawn(async move { this.plan(index, &firing, &working).await });
+        }
+        for index in 0..self.options.workers {
+            let (this, working) = (self.clone(), working.clone());
+            tasks.spawn(async move { this.work(index, &working).await });
+        }
+        let ended = self.conduct(&firing, &working, &mut tasks).await;
+        working.cancel();
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        }
+        ended
+    }
+
+    /// Waits for the end of the firing, and then for that of all runs.
+    async fn conduct(
+        &self,
+        firing: &CancellationToken,
+        working: &CancellationToken,
+        tasks: &mut JoinSet<Result<(), Error>>,
+    ) -> Result<(), Error> {
+        let drained = async {
+            if firing.run_until_cancelled(tokio::time::sleep(self.options.duration)).await.is_none() {
+                return Ok(());
+            }
+            firing.cancel();
+            let deadline = tokio::time::Instant::now() + DRAIN_WAIT;
+            while tokio::time::Instant::now() < deadline && !working.is_cancelled() {
+                if self.persist(working, || self.is_quiet()).await?.unwrap_or(true) {
+                    return Ok(());
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            done = drained => done,
+            // Planners and workers end only with an error before they are asked to.
+            Some(done) = tasks.join_next(), if self.options.planners + self.options.workers > 0 => {
+                done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+            }
+        }
+    }
+
+    async fn is_quiet(&self) -> Result<bool, Error> {
+        for tenant in self.tenants()? {
+            for state in [RunState::Planning, RunState::Queued, RunState::Running] {
+                let options = ListOptions { state: Some(state), ..ListOptions::default() };
+                let found = self.scheduler.runs.list(&tenant, &options, &PageRequest::first(1)).await?;
+                if !found.items.is_empty() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Does `work` until it is done, a lasting error stops it, or `stop` is cancelled (nothing then). A store that is away
+    /// comes back.
+    async fn persist<T, F>(&self, stop: &CancellationToken, work: impl Fn() -> F) -> Result<Option<T>, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        loop {
+            match stop.run_until_cancelled(work()).await {
+                None => return Ok(None),
+                Some(Err(Error::Unavailable { .. })) => {
+                    stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+                }
+                Some(done) => return done.map(Some),
+            }
+        }
+    }
+
+    fn tenants(&self) -> Result<Vec<Tenant>, Error> {
+        tenants(self.options.tenants)
+    }
+
+    async fn now(&self) -> Result<Instant, Error> {
+        Ok(Instant(self.store.now().await?))
+    }
+}
+
+/// The tenants of a simulation.
+pub fn tenants(count: u32) -> Result<Vec<Tenant>, Error> {
+    (1..=count).map(|index| Tenant::new(format!("simulated-{index}"))).collect()
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+}

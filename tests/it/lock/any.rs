@@ -1,0 +1,94 @@
+//! Locks of any kind, so that one test serves all of them.
+
+use std::time::Duration;
+
+use scheduler_bridge::lock::{
+    Held, LockError, LockKey, LockTask, Locks, MongoHeld, MongoLocks, PostgresHeld, PostgresLocks,
+};
+use secrecy::SecretString;
+
+use crate::bed::Bed;
+use crate::stores::{self, AnyStore};
+
+/// Locks of any kind.
+#[derive(Debug, Clone)]
+pub enum AnyLocks {
+    Mongo(MongoLocks),
+    Postgres(PostgresLocks),
+}
+
+/// A lock of any kind that is held.
+#[derive(Debug)]
+pub enum AnyHeld {
+    Mongo(MongoHeld),
+    Postgres(PostgresHeld),
+}
+
+/// Both kinds on a bed, each with its name and the store beside it.
+pub async fn both(bed: &Bed) -> Vec<(&'static str, AnyLocks, AnyStore)> {
+    let mut all = Vec::new();
+    for (name, store) in stores::both(bed).await {
+        all.push((name, of(&store, &bed.postgres_url, &bed.database).await, store));
+    }
+    all
+}
+
+/// The locks beside a store; those of each call are another process's, as far as the store can tell.
+pub async fn of(store: &AnyStore, postgres_url: &str, database: &mongodb::Database) -> AnyLocks {
+    match store {
+        AnyStore::Mongo(_) => AnyLocks::Mongo(MongoLocks::new(database)),
+        AnyStore::Postgres(_) => AnyLocks::Postgres(postgres(postgres_url).await.expect("open locks").0),
+    }
+}
+
+pub async fn postgres(url: &str) -> Result<(PostgresLocks, LockTask), LockError> {
+    PostgresLocks::open(&SecretString::from(url)).await
+}
+
+impl Locks for AnyLocks {
+    type Held = AnyHeld;
+
+    async fn try_acquire(&self, key: &LockKey, lease: Duration) -> Result<Option<AnyHeld>, LockError> {
+        Ok(match self {
+            Self::Mongo(locks) => locks.try_acquire(key, lease).await?.map(AnyHeld::Mongo),
+            Self::Postgres(locks) => locks.try_acquire(key, lease).await?.map(AnyHeld::Postgres),
+        })
+    }
+}
+
+impl Held for AnyHeld {
+    fn key(&self) -> &LockKey {
+        match self {
+            Self::Mongo(held) => held.key(),
+            Self::Postgres(held) => held.key(),
+        }
+    }
+
+    fn token(&self) -> i64 {
+        match self {
+            Self::Mongo(held) => held.token(),
+            Self::Postgres(held) => held.token(),
+        }
+    }
+
+    async fn renew(&self, lease: Duration) -> Result<(), LockError> {
+        match self {
+            Self::Mongo(held) => held.renew(lease).await,
+            Self::Postgres(held) => held.renew(lease).await,
+        }
+    }
+
+    async fn release(self) -> Result<(), LockError> {
+        match self {
+            Self::Mongo(held) => held.release().await,
+            Self::Postgres(held) => held.release().await,
+        }
+    }
+
+    async fn lost(&self) {
+        match self {
+            Self::Mongo(held) => held.lost().await,
+            Self::Postgres(held) => held.lost().await,
+        }
+    }
+}

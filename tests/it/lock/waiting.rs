@@ -1,0 +1,64 @@
+//! Waiting for a lock: no longer than asked, and nothing is left when the caller goes away.
+
+use std::time::Duration;
+
+use scheduler_bridge::lock::{Held, LockError, Locks};
+use tokio::time::Instant;
+
+use super::{LONG, any, both, key};
+use crate::bed::{Bed, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_ends_when_the_caller_would_wait_no_longer() {
+    let bed = Bed::new().await;
+    for (name, locks, store) in both(&bed).await {
+        let others = any::of(&store, &bed.postgres_url, &bed.database).await;
+        let _held = locks.try_acquire(&key("a"), LONG).await.expect("try").expect("a free lock");
+        for wait in [Duration::ZERO, Duration::from_millis(150), Duration::from_millis(700)] {
+            let begun = Instant::now();
+            let refused = others.acquire(&key("a"), wait, LONG).await.err();
+            let taken = begun.elapsed();
+            assert!(matches!(refused, Some(LockError::TimedOut { .. })), "{name}: {refused:?}");
+            assert!(taken >= wait && taken < wait + Duration::from_millis(100), "{name}: {wait:?} became {taken:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_has_the_lock_once_it_is_free() {
+    let bed = Bed::new().await;
+    for (name, locks, store) in both(&bed).await {
+        let others = any::of(&store, &bed.postgres_url, &bed.database).await;
+        let held = locks.try_acquire(&key("a"), LONG).await.expect("try").expect("a free lock");
+        let waiter = tokio::spawn(async move { others.acquire(&key("a"), LONG, LONG).await });
+        held.release().await.expect("release");
+        assert_eq!(waiter.await.expect("a waiter").expect(name).token(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_acquisition_leaves_nothing_held() {
+    let bed = Bed::new().await;
+    for (name, locks, store) in both(&bed).await {
+        let others = any::of(&store, &bed.postgres_url, &bed.database).await;
+        let begun = Instant::now();
+        drop(locks.try_acquire(&key("b"), LONG).await.expect("try"));
+        let usual = begun.elapsed();
+        let (mut cut, mut got) = (0, 0);
+        for index in 0..300_u32 {
+            let patience = usual * (index % 23) / 10;
+            match tokio::time::timeout(patience, locks.try_acquire(&key("a"), LONG)).await {
+                Ok(held) => {
+                    got += 1;
+                    if let Some(held) = held.expect("try") {
+                        held.release().await.expect("release");
+                    }
+                }
+                Err(_) => cut += 1,
+            }
+        }
+        assert!(cut > 20 && got > 20, "{name}: both ways were to be seen: {cut} and {got}");
+        let free = async || others.try_acquire(&key("a"), LONG).await.expect("try").is_some();
+        until("nothing is held", LONG / 4, free).await;
+    }
+}
