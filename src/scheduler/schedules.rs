@@ -79,6 +79,7 @@ impl<S: Store> Schedules<S> {
         let merge = |held: &Schedule| {
             let mut schedule = schedule.clone();
             (schedule.created_at, schedule.created_by) = (held.created_at, held.created_by.clone());
+            schedule.updated_at = schedule.updated_at.max(held.updated_at);
             Some(schedule)
         };
         self.records.upsert(schedule, merge).await

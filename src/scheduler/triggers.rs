@@ -58,7 +58,8 @@ impl<S: Store> Triggers<S> {
     }
 
     /// Puts a trigger, new or in the place of the tenant's own. A cron trigger without a next firing gets the first one
-    /// after `updated_at`. When it was created, and when it last fired, stays as it was.
+    /// after `updated_at`; or keeps the one it has, when expression and zone stay: nothing fires twice, or is passed over,
+    /// because the same trigger is put again. When it was created, and when it last fired, stays as it was.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a cron expression or a zone that cannot be used, [`Error::Conflict`] when the id is taken
@@ -72,7 +73,11 @@ impl<S: Store> Triggers<S> {
         }
         let merge = |held: &Trigger| {
             let last_fired_at = new.last_fired_at.max(held.last_fired_at);
-            Some(Trigger { created_at: held.created_at, last_fired_at, ..new.clone() })
+            let same = (&held.kind, &held.cron_expression, &held.timezone);
+            let stays = trigger.next_fire_at.is_none() && same == (&new.kind, &new.cron_expression, &new.timezone);
+            let next_fire_at = if stays { held.next_fire_at } else { new.next_fire_at };
+            let updated_at = new.updated_at.max(held.updated_at);
+            Some(Trigger { created_at: held.created_at, last_fired_at, next_fire_at, updated_at, ..new.clone() })
         };
         self.records.upsert(&new, merge).await
     }

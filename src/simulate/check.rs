@@ -47,7 +47,7 @@ fn lasts(entity: &Entity) -> Lasts {
         "graph_jobs" => Lasts::Moving(&["updatedAt", "startedAt", "completedAt", "attempts"], "status", &GRAPH_JOB),
         "policy_jobs" => Lasts::Moving(&["updatedAt", "attemptCount", "completedAt"], "status", &POLICY_JOB),
         "triggers" => Lasts::Rising(&["updatedAt", "lastFiredAt", "nextFireAt"]),
-        "run_summaries" => Lasts::Rising(&["updatedAt"]),
+        "run_summaries" | "schedules" => Lasts::Rising(&["updatedAt"]),
         "workers" => Lasts::Rising(&["registeredAt", "lastHeartbeatAt"]),
         _ => Lasts::Unchanged,
     }

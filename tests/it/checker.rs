@@ -2,7 +2,7 @@
 //! find what `bridge verify` finds, no more and no less.
 
 mod damage;
-mod python;
+pub mod python;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
@@ -81,7 +81,7 @@ fn backfill(bed: &Bed) {
 
 /// What the checker and `bridge verify` say.
 fn opinions(bed: &Bed) -> (Opinion, Opinion) {
-    let mut checker = python::command();
+    let mut checker = python::command("check.py");
     checker.arg("--json").env("BRIDGE_MONGO_URL", &bed.mongo_url).env("BRIDGE_MONGO_DATABASE", bed.database.name());
     checker.env("BRIDGE_POSTGRES_URL", &bed.postgres_url);
     (opinion(&mut checker), opinion(&mut bed.bridge(&["verify", "--json"])))

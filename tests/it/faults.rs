@@ -2,7 +2,7 @@
 
 mod exhausted;
 mod gate;
-mod killed;
+pub mod killed;
 pub mod process;
 mod races;
 mod refused;

@@ -3,10 +3,11 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a test fails by a panic and speaks by printing")]
 
 mod bed;
-mod checker;
+pub mod checker;
 mod children;
 mod cli;
 mod commands;
+mod cron;
 mod embedded;
 mod faults;
 mod lock;

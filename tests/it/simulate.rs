@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::bed::Bed;
+use crate::faults::killed::Moments;
 use crate::faults::process::Bridge;
 
 const STORES: [&str; 2] = ["mongodb", "postgresql"];
@@ -93,12 +94,9 @@ async fn assert_end_to_end(bed: &Bed, store: &str, runs: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_planners_and_workers_loses_nothing_and_runs_nothing_twice() {
     let folder = tempfile::tempdir().expect("a folder");
-    let seed = std::env::var("BRIDGE_TEST_SEED").map_or_else(|_| rand_seed(), |seed| seed.parse().expect("a seed"));
-    println!("BRIDGE_TEST_SEED={seed}");
     let one = async |store: &'static str| {
         let bed = Bed::new().await;
-        let mut dice = 0..;
-        let mut below = |end: u64| roll(seed, dice.next().expect("a number")) % end;
+        let mut moments = Moments::new();
         let mut journals = Vec::new();
         let mut start = |role: [&str; 4]| {
             let journal = folder.path().join(format!("{store}-{}", journals.len()));
@@ -112,8 +110,8 @@ async fn killing_planners_and_workers_loses_nothing_and_runs_nothing_twice() {
         let mut running = vec![(PLANNER, start(PLANNER)), (WORKER, start(WORKER)), (WORKER, start(WORKER))];
         for _ in 0..12 {
             // Not to wait for anything: the moment of the blow is what is random.
-            tokio::time::sleep(Duration::from_millis(300 + below(1_200))).await;
-            let index = usize::try_from(below(3)).expect("a small number");
+            tokio::time::sleep(Duration::from_millis(300 + moments.below(1_200))).await;
+            let index = usize::try_from(moments.below(3)).expect("a small number");
             let (role, victim) = running.swap_remove(index);
             assert!(victim.kill().await, "{store}: it was to be killed while it worked");
             running.push((role, start(role)));
@@ -126,22 +124,13 @@ async fn killing_planners_and_workers_loses_nothing_and_runs_nothing_twice() {
         let (exit, totals) = simulated(&bed, &[store, "--seconds", "1", "--journal", text(&last)]).await;
         assert_eq!(exit, Some(0), "{store}: {totals}");
         journals.push(last);
+        // A process that was killed before it began has none.
+        journals.retain(|journal| journal.exists());
         let found = assert_nothing_is_lost(&bed, store, &journals).await;
         assert!(found["runs"].as_u64() > Some(20), "{store}: {found}");
         assert_eq!(found["runs"], found["runs_over"], "{store}: {found}");
     };
     tokio::join!(one(STORES[0]), one(STORES[1]));
-}
-
-/// A number that depends on the seed and the throw alone.
-fn roll(seed: u64, throw: u64) -> u64 {
-    use sha2::Digest;
-    let digest: [u8; 32] = sha2::Sha256::digest([seed.to_le_bytes(), throw.to_le_bytes()].concat()).into();
-    u64::from_le_bytes(digest[..8].try_into().expect("8 bytes"))
-}
-
-fn rand_seed() -> u64 {
-    u64::from_le_bytes(uuid::Uuid::new_v4().as_bytes()[..8].try_into().expect("8 bytes"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

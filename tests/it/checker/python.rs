@@ -1,4 +1,4 @@
-//! The checker's Python, in the user's cache folder.
+//! The checkers' Python, in the user's cache folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,13 +9,13 @@ use sha2::{Digest, Sha256};
 
 const REMEDY: &str = "the checker needs Python 3.11 or later with venv and pip: install python3-venv and python3-pip";
 
-/// `check.py`, without arguments.
-pub fn command() -> Command {
+/// A program of the checker's folder, without arguments.
+pub fn command(program: &str) -> Command {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checker");
     let packages = PYTHON.get_or_init(|| packages(&folder.join("requirements.txt")));
     let mut command = Command::new("python3");
-    command.arg("-B").arg(folder.join("check.py")).env("PYTHONPATH", packages).stdin(Stdio::null());
+    command.arg("-B").arg(folder.join(program)).env("PYTHONPATH", packages).stdin(Stdio::null());
     command
 }
 

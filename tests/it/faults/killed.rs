@@ -10,18 +10,18 @@ use super::{assert_complete, copied, fill};
 use crate::bed::{Bed, until};
 
 /// A number below the bound, from a seed that a test prints: xorshift.
-struct Moments(u64);
+pub struct Moments(u64);
 
 impl Moments {
     /// The seed is `FAULTS_SEED`, if that is set.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let given = std::env::var("FAULTS_SEED").ok().map(|seed| seed.parse().expect("FAULTS_SEED is a number"));
         let seed = given.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0) + 1);
         println!("to repeat: FAULTS_SEED={seed}");
         Self(seed)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
