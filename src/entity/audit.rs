@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, exact};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "audit",
@@ -45,6 +45,7 @@ pub struct AuditRecord {
     pub correlation_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    #[serde(with = "exact", default)]
     pub metadata: Document,
 }
 

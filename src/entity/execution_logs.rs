@@ -4,7 +4,7 @@ use bson::Document;
 use bson::oid::ObjectId;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, exact};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "execution_logs",
@@ -40,6 +40,7 @@ pub struct ExecutionLog {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step_id: Option<String>,
     pub timestamp: Instant,
+    #[serde(with = "exact", default)]
     pub metadata: Document,
 }
 

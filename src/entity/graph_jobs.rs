@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary, exact};
 
 /// What a graph job makes.
 pub const TYPE: Vocabulary = Vocabulary { words: &["build", "overlay"], older: &[] };
@@ -70,6 +70,7 @@ pub struct GraphJob {
     pub completed_at: Option<Instant>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    #[serde(with = "exact", default)]
     pub metadata: Document,
 }
 

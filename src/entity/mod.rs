@@ -204,5 +204,32 @@ impl Vocabulary {
 #[serde(transparent)]
 pub struct Instant(#[serde(with = "FromChrono04DateTime")] pub DateTime<Utc>);
 
+/// Documents of anybody's making inside a typed struct: as they are, also where a key looks like extended JSON (`$date`),
+/// which serde's way to a [`bson::Document`] would read as the value that it stands for.
+mod exact {
+    use bson::{Document, RawDocumentBuf};
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::mapping::raw::elements;
+
+    /// Levels of documents inside each other that the conversion has the stack for.
+    const LEVELS: usize = 100;
+
+    pub fn serialize<S: Serializer>(document: &Document, serializer: S) -> Result<S::Ok, S::Error> {
+        RawDocumentBuf::try_from(document).map_err(S::Error::custom)?.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
+        let raw = RawDocumentBuf::deserialize(deserializer)?;
+        let is_shallow = elements(&raw).all(|element| element.is_ok_and(|element| element.is_within(LEVELS)));
+        if !is_shallow {
+            return Err(D::Error::custom(format!("it is nested deeper than {LEVELS} levels, or is no document")));
+        }
+        Document::try_from(raw.as_ref()).map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary, exact};
 
 /// How much a policy job evaluates.
 pub const MODE: Vocabulary = Vocabulary { words: &["full", "incremental", "simulate"], older: &[] };
@@ -95,6 +95,7 @@ pub struct PolicyJob {
     pub completed_at: Option<Instant>,
     pub created_at: Instant,
     pub updated_at: Instant,
+    #[serde(with = "exact", default)]
     pub metadata: Document,
 }
 

@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary, exact};
 
 /// Whether a worker takes jobs.
 pub const STATUS: Vocabulary = Vocabulary { words: &["active", "draining", "dead"], older: &[] };
@@ -43,6 +43,7 @@ pub struct Worker {
     pub current_jobs: i32,
     pub registered_at: Instant,
     pub last_heartbeat_at: Instant,
+    #[serde(with = "exact", default)]
     pub metadata: Document,
 }
 

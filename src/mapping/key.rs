@@ -116,6 +116,8 @@ fn push_id(text: &str, key: KeyType, out: &mut Builder) -> Option<()> {
         return push_marked(text, out);
     }
     match key {
+        // Such an `_id` is marked.
+        KeyType::Text if text.contains('\0') => return None,
         KeyType::Text => {
             let mut value = Vec::with_capacity(text.len() + 5);
             push_string(&mut value, text);
@@ -243,6 +245,7 @@ mod tests {
         for text in ["{", "{}x", r#"{"$bson":"0A"}"#, r#"{"$bson":"1"}"#, r#"{"$bson":""}"#, r#"{"$bson":1}"#] {
             assert!(Key::from_text(text).document(KeyType::Text).is_err(), "{text}");
         }
+        assert!(Key::from_text("nul\0").document(KeyType::Text).is_err());
         assert!(Key::from_text("not hexadecimal").document(KeyType::ObjectId).is_err());
         assert!(Key::from_text("ab").document(KeyType::ObjectId).is_err());
     }

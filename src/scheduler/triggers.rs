@@ -4,6 +4,9 @@
 //! read, so of any number of schedulers exactly one makes it; and what the firing brings about can be part of the same
 //! write, so that no firing is lost between the two.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
 use bson::Bson;
 use sha2::{Digest, Sha256};
 
@@ -18,6 +21,31 @@ use crate::store::{Change, Direction, Filter, Query, Store, StoreError};
 #[derive(Debug, Clone)]
 pub struct Triggers<S> {
     records: Records<S, Trigger>,
+    spread: Arc<Spread>,
+}
+
+/// Over how many shares of what is due this claimer spreads: more, when it loses triggers to others.
+#[derive(Debug)]
+struct Spread {
+    shares: AtomicU32,
+    turns: AtomicU64,
+}
+
+impl Spread {
+    /// The share that is `worker`'s turn.
+    fn share(&self, worker: &str) -> u32 {
+        let shares = self.shares.load(Ordering::Relaxed);
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let digest = Sha256::new_with_prefix(worker).chain_update([0]).chain_update(turn.to_le_bytes()).finalize();
+        if shares > 1 { u32::from(digest[0]) % shares } else { 0 }
+    }
+
+    fn note(&self, wanted: usize, got: usize) {
+        let shares = self.shares.load(Ordering::Relaxed);
+        let next =
+            if got * 2 < wanted { (shares * 2).min(WIDEST) } else { shares - u32::from(got == wanted && shares > 1) };
+        self.shares.store(next, Ordering::Relaxed);
+    }
 }
 
 /// One firing of a trigger, claimed.
@@ -29,13 +57,16 @@ pub struct Claim {
     pub fire_at: Option<Instant>,
 }
 
-/// How many due triggers a claimer looks at for each one it wants: several claimers at once find different ones.
-const WINDOW: u32 = 4;
+/// Over how many shares of what is due claimers spread at most.
+const WIDEST: u32 = 64;
 
 impl<S: Store> Triggers<S> {
     /// The triggers in `store`.
     pub fn new(store: S) -> Self {
-        Self { records: Records::new(store) }
+        Self {
+            records: Records::new(store),
+            spread: Arc::new(Spread { shares: AtomicU32::new(1), turns: AtomicU64::new(0) }),
+        }
     }
 
     /// The trigger.
@@ -104,6 +135,7 @@ impl<S: Store> Triggers<S> {
         let changes: Vec<Change> =
             claimable.iter().map(|(held, claim)| held.replacement(&claim.trigger)).collect::<Result<_, _>>()?;
         let done = self.records.store().apply_each(&changes).await?;
+        self.spread.note(done.len(), done.iter().flatten().count());
         let claimed = claimable.into_iter().zip(done).filter(|(_, after)| after.is_some());
         Ok(claimed.map(|((_, claim), _)| claim).filter(|claim| claim.trigger.enabled).collect())
     }
@@ -117,8 +149,9 @@ impl<S: Store> Triggers<S> {
         worker: &str,
         brings_about: impl Fn(&Claim) -> Result<Vec<Change>, Error> + Send + Sync,
     ) -> Result<Vec<Claim>, Error> {
-        let mut fired = Vec::new();
-        for (held, claim) in self.claimable(now, limit, worker).await? {
+        let claimable = self.claimable(now, limit, worker).await?;
+        let (wanted, mut fired) = (claimable.len(), Vec::new());
+        for (held, claim) in claimable {
             let mut changes = vec![held.replacement(&claim.trigger)?];
             changes.extend(brings_about(&claim)?);
             match self.records.store().apply(&changes).await {
@@ -128,19 +161,22 @@ impl<S: Store> Triggers<S> {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.spread.note(wanted, fired.len());
         Ok(fired)
     }
 
     /// Triggers that are due, each with the claim that could be made of it.
     async fn claimable(&self, now: Instant, limit: u32, worker: &str) -> Result<Vec<(Held<Trigger>, Claim)>, Error> {
-        let (mut due, _) = self.records.find(&due(now).limit(limit.saturating_mul(WINDOW))).await?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        if due.len() > limit {
-            due.sort_by_cached_key(|held| place(worker, &held.record.id));
-            due.truncate(limit);
+        let skip = self.spread.share(worker).saturating_mul(limit);
+        let (mut found, _) = self.records.find(&due(now).skip(skip).limit(limit)).await?;
+        if found.is_empty() && skip > 0 {
+            found = self.records.find(&due(now).limit(limit)).await?.0;
         }
-        let claimed = |held: Held<Trigger>| (claim(&held.record, now), held);
-        Ok(due.into_iter().map(claimed).map(|(claim, held)| (held, claim)).collect())
+        let claimed = |held: Held<Trigger>| {
+            let claim = claim(&held.record, now);
+            (held, claim)
+        };
+        Ok(found.into_iter().map(claimed).collect())
     }
 }
 
@@ -185,9 +221,4 @@ fn cron_of(trigger: &Trigger) -> Result<Option<Cron>, Error> {
     let zone = trigger.timezone.as_deref().unwrap_or("UTC");
     let cron = Cron::parse(expression, zone);
     cron.map(Some).map_err(|error| Error::invalid("the trigger's cron expression", error.to_string()))
-}
-
-/// Where a trigger stands among those that are due, for one claimer.
-fn place(worker: &str, id: &str) -> [u8; 32] {
-    Sha256::new_with_prefix(worker).chain_update([0]).chain_update(id).finalize().into()
 }

@@ -19,6 +19,8 @@ pub struct Query {
     pub order: Order,
     /// Where the page before ended; nothing for the first page.
     pub after: Option<Cursor>,
+    /// How many to pass over.
+    pub skip: u32,
     /// How many at most.
     pub limit: u32,
 }
@@ -27,7 +29,7 @@ impl Query {
     /// All of `entity`, by key, without end.
     pub fn of(entity: &'static Entity) -> Self {
         let order = Order { field: None, direction: Direction::Ascending };
-        Self { entity, filters: Vec::new(), order, after: None, limit: u32::MAX }
+        Self { entity, filters: Vec::new(), order, after: None, skip: 0, limit: u32::MAX }
     }
 
     /// Only what `filter` holds for.
@@ -55,6 +57,13 @@ impl Query {
     #[must_use]
     pub fn after(mut self, after: Option<Cursor>) -> Self {
         self.after = after;
+        self
+    }
+
+    /// Not the first `skip`.
+    #[must_use]
+    pub fn skip(mut self, skip: u32) -> Self {
+        self.skip = skip;
         self
     }
 

@@ -7,6 +7,7 @@ pub mod checker;
 mod children;
 mod cli;
 mod commands;
+mod contract;
 mod cron;
 mod embedded;
 mod faults;

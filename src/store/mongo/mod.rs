@@ -89,7 +89,8 @@ impl MongoStore {
     async fn page(&self, query: &Query) -> Result<Page, StoreError> {
         let failed = |error| refused(format!("read a page of {}", query.entity.name), error);
         let (filter, order, limit) = Self::plan(query)?;
-        let found = self.collection(query.entity.name).find(filter).sort(order).limit(limit).await;
+        let found =
+            self.collection(query.entity.name).find(filter).sort(order).skip(query.skip.into()).limit(limit).await;
         let mut documents: Vec<RawDocumentBuf> = found.map_err(failed)?.try_collect().await.map_err(failed)?;
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
         let more = documents.len() > limit;

@@ -71,6 +71,12 @@ impl Array {
         self.elements.extend_from_slice(value.unwrap_or_default());
         self.has_null |= value.is_none();
     }
+
+    /// The column of the first row, which must be the only one, as a value of its own.
+    pub fn into_scalar(mut self) -> Scalar {
+        let bytes = (!self.has_null).then(|| self.elements.split_off(self.elements.len().min(4)));
+        Scalar { element: self.element, bytes }
+    }
 }
 
 impl Type<Postgres> for Array {

@@ -31,6 +31,9 @@ pub fn statement(query: &Query, columns: &str) -> Result<QueryBuilder<Postgres>,
         None => sql.push(format!(" order by id{direction}")),
     };
     sql.push(" limit ").push_bind(i64::from(query.limit) + 1);
+    if query.skip > 0 {
+        sql.push(" offset ").push_bind(i64::from(query.skip));
+    }
     Ok(sql)
 }
 

@@ -46,10 +46,18 @@ impl PostgresStore {
     }
 
     async fn rows(&self, entity: &'static Entity, keys: &[Key]) -> Result<Vec<(Key, Stored)>, StoreError> {
+        let statements = self.statements(entity);
         let mut ids = Array::new(TEXT);
+        // No key has a NUL, and PostgreSQL takes none in a text.
+        let keys: Vec<&Key> = keys.iter().filter(|key| !key.text().contains('\0')).collect();
         keys.iter().for_each(|key| ids.push(Some(key.text().as_bytes())));
-        let rows = sqlx::query(AssertSqlSafe(self.statements(entity).get.as_str())).bind(ids).fetch_all(&self.pool);
-        let rows = rows.await.map_err(|error| refused(format!("read {}", entity.name), error))?;
+        let query = match keys.as_slice() {
+            [] => return Ok(Vec::new()),
+            [_] => sqlx::query(AssertSqlSafe(statements.get.as_str())).bind(ids.into_scalar()),
+            _ => sqlx::query(AssertSqlSafe(statements.get_many.as_str())).bind(ids),
+        };
+        let rows =
+            query.fetch_all(&self.pool).await.map_err(|error| refused(format!("read {}", entity.name), error))?;
         let mapping = Mapping::new(entity);
         let keyed = |row| rows::stored(mapping, row).map(|stored| (mapping.key(&stored.document), stored));
         rows.iter().map(keyed).collect()
@@ -119,15 +127,18 @@ impl PostgresStore {
         connection: &mut PgConnection,
     ) -> Result<HashMap<Written, Stamp>, StoreError> {
         let statements = self.statements(group.entity);
-        let sql = match group.operation {
-            Operation::Insert => &statements.insert,
-            Operation::Update => &statements.update,
-            Operation::Delete => &statements.delete,
-            Operation::Check => &statements.check,
+        let is_one = group.indices.len() == 1;
+        let (sql, is_by_value) = match group.operation {
+            Operation::Insert if is_one => (&statements.insert.one, true),
+            Operation::Update if is_one => (&statements.update.one, true),
+            Operation::Insert => (&statements.insert.many, false),
+            Operation::Update => (&statements.update.many, false),
+            Operation::Delete => (&statements.delete, false),
+            Operation::Check => (&statements.check, false),
         };
         let mut statement: Statement<'_, Postgres, PgArguments> = sqlx::query(AssertSqlSafe(sql.as_str()));
-        for array in &group.arrays {
-            statement = statement.bind(array.clone());
+        for array in group.arrays.clone() {
+            statement = if is_by_value { statement.bind(array.into_scalar()) } else { statement.bind(array) };
         }
         let rows = match statement.fetch_all(connection).await {
             Ok(rows) => rows,

@@ -11,16 +11,41 @@ use crate::mapping::Mapping;
 pub struct Statements {
     /// The columns of a document and its stamp.
     pub columns: String,
-    /// What stands under the ids `$1`.
+    /// What stands under the id `$1`.
     pub get: String,
+    /// What stands under the ids `$1`.
+    pub get_many: String,
     /// Puts rows where there are none: one array a column, without the stamp.
-    pub insert: String,
+    pub insert: Rows,
     /// Puts rows in the place of others: as for `insert`, then the epochs and clocks that these must have.
-    pub update: String,
+    pub update: Rows,
     /// Deletes rows `$1` with epochs `$2` and clocks `$3`, leaving tombstones.
     pub delete: String,
     /// Holds rows `$1` with epochs `$2` and clocks `$3` as they are until the transaction ends.
     pub check: String,
+}
+
+/// A statement for one row, with a parameter a column, and for many, with an array a column. The one for many would do for
+/// one, at a third more of PostgreSQL's time.
+#[derive(Debug)]
+pub struct Rows {
+    /// For one row.
+    pub one: String,
+    /// For any number.
+    pub many: String,
+}
+
+impl Rows {
+    /// The statements that `made` makes of a source of rows with these columns.
+    fn new(types: &[Element], columns: &[&str], made: impl Fn(&str) -> String) -> Self {
+        let parameter = |(index, (element, column)): (usize, (&Element, &&str))| {
+            format!("${}::{} as {column}", index + 1, element.name)
+        };
+        let parameters: Vec<String> = types.iter().zip(columns).enumerate().map(parameter).collect();
+        let one = made(&format!("(select {}) as u", parameters.join(", ")));
+        let many = made(&format!("{} as u ({})", unnest(types.iter().copied()), columns.join(", ")));
+        Self { one, many }
+    }
 }
 
 impl Statements {
@@ -28,9 +53,10 @@ impl Statements {
     pub fn new(entity: &'static Entity) -> Self {
         let mapping = Mapping::new(entity);
         let columns = mapping.columns().collect::<Vec<_>>().join(", ");
-        let get = format!("select {columns} from scheduler.{} where id = any($1)", entity.name);
+        let get = |condition: &str| format!("select {columns} from scheduler.{} where {condition}", entity.name);
         Self {
-            get,
+            get: get("id = $1"),
+            get_many: get("id = any($1)"),
             insert: insert(entity, &columns),
             update: update(entity),
             delete: delete(entity.name),
@@ -59,37 +85,40 @@ fn unnest(types: impl Iterator<Item = Element>) -> String {
 /// The clock is taken under the collection's lock, shared: a deletion of the same key, which takes it exclusively, has
 /// taken its own clock before and is committed, or comes later. Without it, a clock taken before the deletion's could
 /// end in the row after it, and the tombstone would bury a live row in the secondary.
-fn insert(entity: &'static Entity, columns: &str) -> String {
+fn insert(entity: &'static Entity, columns: &str) -> Rows {
     let (name, lock) = (entity.name, lock::of_collection(entity.name));
     let names = names(entity);
     let values = names.iter().map(|column| format!("u.{column}")).collect::<Vec<_>>().join(", ");
-    format!(
-        "with locked as materialized (select pg_advisory_xact_lock_shared({lock}))
-        insert into scheduler.{name} ({columns})
-        select {values}, f.epoch, nextval('bridge.clock')
-        from locked, bridge.fence f, {} as u ({})
-        returning id, epoch, clock",
-        unnest(elements(entity)),
-        names.join(", "),
-    )
+    let types: Vec<Element> = elements(entity).collect();
+    Rows::new(&types, &names, |rows| {
+        format!(
+            "with locked as materialized (select pg_advisory_xact_lock_shared({lock}))
+            insert into scheduler.{name} ({columns})
+            select {values}, f.epoch, nextval('bridge.clock')
+            from locked, bridge.fence f, {rows}
+            returning id, epoch, clock"
+        )
+    })
 }
 
 /// The clock is taken for each version of the row that is tried: when another transaction was first, PostgreSQL looks at
 /// the new version under its lock, and evaluates guard and clock again.
-fn update(entity: &'static Entity) -> String {
-    let names = names(entity);
+fn update(entity: &'static Entity) -> Rows {
+    let mut names = names(entity);
     let others = names.iter().filter(|column| **column != "id");
     let set = others.map(|column| format!("{column} = u.{column}")).collect::<Vec<_>>().join(", ");
-    format!(
-        "update scheduler.{} t
-        set {set}, epoch = f.epoch, clock = nextval('bridge.clock')
-        from {} as u ({}, was_epoch, was_clock), bridge.fence f
-        where t.id = u.id and t.epoch = u.was_epoch and t.clock = u.was_clock
-        returning t.id, t.epoch, t.clock",
-        entity.name,
-        unnest(elements(entity).chain([INT4, INT8])),
-        names.join(", "),
-    )
+    names.extend(["was_epoch", "was_clock"]);
+    let types: Vec<Element> = elements(entity).chain([INT4, INT8]).collect();
+    Rows::new(&types, &names, |rows| {
+        format!(
+            "update scheduler.{} t
+            set {set}, epoch = f.epoch, clock = nextval('bridge.clock')
+            from {rows}, bridge.fence f
+            where t.id = u.id and t.epoch = u.was_epoch and t.clock = u.was_clock
+            returning t.id, t.epoch, t.clock",
+            entity.name,
+        )
+    })
 }
 
 fn delete(name: &str) -> String {
