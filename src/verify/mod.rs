@@ -2,7 +2,7 @@
 //!
 //! Invariant: a difference is reported only after both sides were read again, and nothing compared is never a pass.
 
-mod canonical;
+pub mod canonical;
 mod generation;
 mod recheck;
 mod report;

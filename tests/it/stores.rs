@@ -3,6 +3,8 @@
 mod any;
 pub mod claims;
 mod contract;
+mod indexes;
+mod same;
 pub mod samples;
 
 pub use any::{AnyStore, both};

@@ -103,7 +103,11 @@ impl MongoStore {
             let at = changes.len() - rest.len();
             let same = rest.iter().take_while(|change| is_creation_beside(first, change)).count();
             if same > 1 {
-                self.create_many(&rest[..same], session).await.map_err(|stop| (stop, at))?;
+                let created = self.create_many(&rest[..same], session).await;
+                created.map_err(|error| {
+                    let at = at + failed_at(&error);
+                    (Stop::from(error), at)
+                })?;
             } else {
                 self.step(first, session).await.map_err(|stop| (stop, at))?;
             }
@@ -112,7 +116,7 @@ impl MongoStore {
         Ok(())
     }
 
-    async fn create_many(&self, changes: &[Change], session: &mut ClientSession) -> Result<(), Stop> {
+    async fn create_many(&self, changes: &[Change], session: &mut ClientSession) -> Result<(), Error> {
         let documents = changes.iter().filter_map(|change| match change {
             Change::Put { document, .. } => Some(document),
             _ => None,
@@ -243,6 +247,16 @@ fn storable(change: &Change) -> Result<(), StoreError> {
     let refusal =
         |refusal: crate::mapping::Refusal| StoreError::Refused { address: address.clone(), reason: refusal.reason };
     encoded.map(|_| ()).map_err(refusal)
+}
+
+/// Which of many insertions failed.
+fn failed_at(error: &Error) -> usize {
+    match error.kind.as_ref() {
+        ErrorKind::InsertMany(error) => {
+            error.write_errors.iter().flatten().map(|error| error.index).next().unwrap_or(0)
+        }
+        _ => 0,
+    }
 }
 
 /// Whether an insertion found its key taken.

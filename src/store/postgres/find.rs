@@ -13,9 +13,11 @@ use crate::mapping::{self, Mapping, raw};
 use crate::store::query::{Cursor, Direction, Filter, Query};
 use crate::store::{Page, StoreError, Stored};
 
-/// The statement of `query`. It asks for one row more than the page has, to know whether there is another page.
-pub fn statement(query: &Query, columns: &str) -> Result<QueryBuilder<Postgres>, StoreError> {
-    let mut sql = QueryBuilder::new(format!("select {columns} from scheduler.{} where true", query.entity.name));
+/// The statement of `query`, after `prefix`. It asks for one row more than the page has, to know whether there is another
+/// page.
+pub fn statement(prefix: &str, query: &Query, columns: &str) -> Result<QueryBuilder<Postgres>, StoreError> {
+    let mut sql =
+        QueryBuilder::new(format!("{prefix}select {columns} from scheduler.{} where true", query.entity.name));
     for filter in &query.filters {
         push_filter(&mut sql, query, filter);
     }

@@ -40,6 +40,21 @@ impl PostgresStore {
         Self { pool, statements: Arc::new(statements) }
     }
 
+    /// The statement of `query` without its values, for `explain (generic_plan)`.
+    pub fn plan(&self, query: &Query) -> Result<String, StoreError> {
+        Ok(find::statement("", query, &self.statements(query.entity).columns)?.sql().as_str().to_owned())
+    }
+
+    /// What `explain (analyze, buffers)` says of `query`, line by line.
+    pub async fn explain(&self, query: &Query) -> Result<Vec<String>, StoreError> {
+        let attempted = || format!("explain a query of {}", query.entity.name);
+        let prefix = "explain (analyze, buffers, timing off) ";
+        let mut sql = find::statement(prefix, query, &self.statements(query.entity).columns)?;
+        let lines =
+            async { sql.build_query_scalar().fetch_all(&self.pool).await.map_err(|error| refused(attempted(), error)) };
+        bounded(attempted, lines).await
+    }
+
     fn statements(&self, entity: &'static Entity) -> &Statements {
         // Every entity is in the list: a test holds files and list against each other.
         &self.statements[entity.name]
@@ -154,7 +169,10 @@ impl PostgresStore {
 
     /// The conflict of an insertion that found one of its keys taken: PostgreSQL tells which only in words.
     async fn taken(&self, group: &Group, changes: &[Change]) -> Result<StoreError, StoreError> {
-        let addresses: Vec<&Address> = group.indices.iter().map(|index| changes[*index].address()).collect();
+        // In the caller's order, so that every store names the same one.
+        let mut indices = group.indices.clone();
+        indices.sort_unstable();
+        let addresses: Vec<&Address> = indices.iter().map(|index| changes[*index].address()).collect();
         let keys: Vec<Key> = addresses.iter().map(|address| address.key.clone()).collect();
         let found = if keys.len() > 1 { self.rows(group.entity, &keys).await? } else { Vec::new() };
         let is_found = |address: &&&Address| found.iter().any(|(key, _)| *key == address.key);
@@ -184,7 +202,7 @@ impl Store for PostgresStore {
         }
         let attempted = || format!("read a page of {}", query.entity.name);
         let work = async {
-            let mut sql = find::statement(query, &self.statements(query.entity).columns)?;
+            let mut sql = find::statement("", query, &self.statements(query.entity).columns)?;
             let rows = sql.build().fetch_all(&self.pool).await;
             find::page(query, &rows.map_err(|error| refused(attempted(), error))?)
         };

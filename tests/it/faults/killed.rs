@@ -10,6 +10,7 @@ use super::{assert_complete, copied, fill};
 use crate::bed::{Bed, until};
 
 /// A number below the bound, from a seed that a test prints: xorshift.
+#[derive(Clone)]
 pub struct Moments(u64);
 
 impl Moments {
@@ -19,6 +20,16 @@ impl Moments {
         let seed = given.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0) + 1);
         println!("to repeat: FAULTS_SEED={seed}");
         Self(seed)
+    }
+
+    /// Those of a seed, which must not be 0.
+    pub fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// What they go on from.
+    pub fn seed(&self) -> u64 {
+        self.0
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
