@@ -72,7 +72,8 @@ create index if not exists impact_snapshots_latest on scheduler.impact_snapshots
 
 drop index if exists scheduler.workers_by_heartbeat;
 create index if not exists workers_by_heartbeat on scheduler.workers
-    (status, coalesce(last_heartbeat_at, '-infinity'), id);
+    (coalesce(last_heartbeat_at, '-infinity'), id)
+    where status in ('active', 'draining');
 
 drop index if exists scheduler.execution_logs_by_run;
 create index if not exists execution_logs_by_run on scheduler.execution_logs

@@ -22,8 +22,10 @@ pub const ACQUIRE_WAIT: Duration = Duration::from_secs(30);
 /// How long an idle connection is taken to be alive.
 pub const TRUSTED: Duration = Duration::from_millis(500);
 
-/// What a session for statements by keys is set to.
-const KEYED: &str = "set plan_cache_mode = force_generic_plan; set enable_hashjoin = off; set enable_mergejoin = off";
+/// What a session for statements by keys is set to: one plan for all values, joins by key, and pages in the order of an
+/// index, never sorted out of all that match.
+pub const KEYED: &str = "set plan_cache_mode = force_generic_plan; set enable_hashjoin = off;
+    set enable_mergejoin = off; set enable_bitmapscan = off; set enable_sort = off";
 
 /// Oldest supported server, as `server_version_num` gives it.
 pub const OLDEST: i32 = 140_000;
@@ -132,7 +134,7 @@ impl Target {
 
     /// [`Target::open`] for few statements that run many times, each by keys that an index finds. They are planned once for
     /// all values (PostgreSQL would plan those that take arrays anew each time, which takes longer than to run them), and
-    /// never by reading a whole table for a join, whatever the statistics say of it.
+    /// never by reading a whole table, whatever the statistics say of it ([`KEYED`]).
     pub async fn open_prepared(url: &SecretString, connections: u32) -> Result<Self, TargetError> {
         Self::open_with(url, connections, Some(KEYED)).await
     }

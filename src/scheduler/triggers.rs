@@ -4,6 +4,7 @@
 //! read, so of any number of schedulers exactly one makes it; and what the firing brings about can be part of the same
 //! write, so that no firing is lost between the two.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -172,11 +173,17 @@ impl<S: Store> Triggers<S> {
         if found.is_empty() && skip > 0 {
             found = self.records.find(&due(now).limit(limit)).await?.0;
         }
-        let claimed = |held: Held<Trigger>| {
-            let claim = claim(&held.record, now);
-            (held, claim)
-        };
-        Ok(found.into_iter().map(claimed).collect())
+        // Many triggers share few expressions.
+        let mut crons: HashMap<(Option<String>, Option<String>), Option<Cron>> = HashMap::new();
+        let mut claimed = Vec::with_capacity(found.len());
+        for held in found {
+            let Trigger { cron_expression, timezone, .. } = &held.record;
+            let known = crons.entry((cron_expression.clone(), timezone.clone()));
+            let cron = known.or_insert_with(|| cron_of(&held.record).ok().flatten());
+            let claim = claim(&held.record, cron.as_ref(), now);
+            claimed.push((held, claim));
+        }
+        Ok(claimed)
     }
 }
 
@@ -188,15 +195,17 @@ pub(super) fn due(now: Instant) -> Query {
         .by("nextFireAt", Direction::Ascending)
 }
 
-/// What becomes of a trigger that is due at `now`.
-fn claim(trigger: &Trigger, now: Instant) -> Claim {
+/// What becomes of a trigger that is due at `now`, with its cron expression if that can be read.
+fn claim(trigger: &Trigger, cron: Option<&Cron>, now: Instant) -> Claim {
     let due_at = trigger.next_fire_at.unwrap_or(now);
-    match cron_of(trigger) {
+    match cron {
+        _ if trigger.kind != TriggerKind::Cron => {
+            Claim { trigger: moved(trigger, Some(due_at), None, now), fire_at: Some(due_at) }
+        }
         // Nobody could say when it fires next: it would be due for ever.
-        Err(_) => Claim { trigger: Trigger { enabled: false, updated_at: now, ..trigger.clone() }, fire_at: None },
-        Ok(None) => Claim { trigger: moved(trigger, Some(due_at), None, now), fire_at: Some(due_at) },
-        Ok(Some(cron)) => {
-            let firing = cron::plan(&cron, due_at.0, now.0, trigger.misfire_policy);
+        None => Claim { trigger: Trigger { enabled: false, updated_at: now, ..trigger.clone() }, fire_at: None },
+        Some(cron) => {
+            let firing = cron::plan(cron, due_at.0, now.0, trigger.misfire_policy);
             let fire_at = firing.fire.map(Instant);
             Claim { trigger: moved(trigger, fire_at, firing.next.map(Instant), now), fire_at }
         }

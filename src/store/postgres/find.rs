@@ -140,7 +140,7 @@ fn push_after(sql: &mut QueryBuilder<Postgres>, query: &Query, after: &Cursor) -
     }
     sql.push(format!(" and ({}, id) {operator} (coalesce(", ordered(query, field)))
         .push_bind(value)
-        .push(format!(", '{}'), ", least(query, field)))
+        .push(format!("::{}, '{}'), ", Element::of(query.kind(field)).name, least(query, field)))
         .push_bind(text(&after.id))
         .push(")");
     Ok(())

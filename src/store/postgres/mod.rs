@@ -40,7 +40,7 @@ impl PostgresStore {
         Self { pool, statements: Arc::new(statements) }
     }
 
-    /// The statement of `query` without its values, for `explain (generic_plan)`.
+    /// The statement of `query` without its values, to `prepare` and `explain` it.
     pub fn plan(&self, query: &Query) -> Result<String, StoreError> {
         Ok(find::statement("", query, &self.statements(query.entity).columns)?.sql().as_str().to_owned())
     }

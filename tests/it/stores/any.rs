@@ -6,8 +6,13 @@ use scheduler_bridge::mapping::Key;
 use scheduler_bridge::store::{
     Address, After, Change, MongoStore, Page, PostgresStore, Query, Store, StoreError, Stored,
 };
+use scheduler_bridge::target::Target;
+use secrecy::SecretString;
 
 use crate::bed::Bed;
+
+/// Connections to PostgreSQL of one test.
+const CONNECTIONS: u32 = 8;
 
 /// A store of any kind.
 #[derive(Debug, Clone)]
@@ -22,7 +27,9 @@ pub enum AnyStore {
 pub async fn both(bed: &Bed) -> [(&'static str, AnyStore); 2] {
     let mongo = MongoStore::new(bed.mongo.clone(), bed.database.clone(), 1);
     mongo.create_indexes().await.expect("create the indexes");
-    let postgres = PostgresStore::new(bed.pool().clone());
+    let url = SecretString::from(bed.postgres_url.as_str());
+    let target = Target::open_prepared(&url, CONNECTIONS).await.expect("open PostgreSQL");
+    let postgres = PostgresStore::new(target.pool().clone());
     [("MongoDB", AnyStore::Mongo(mongo)), ("PostgreSQL", AnyStore::Postgres(postgres))]
 }
 

@@ -11,6 +11,7 @@ use scheduler_bridge::store::{
     Address, After, Change, Cursor, Direction, Filter, MongoStore, Page, PostgresStore, Query, Store, StoreError,
     Stored,
 };
+use scheduler_bridge::target::KEYED;
 use sqlx::AssertSqlSafe;
 
 use super::samples::{at, tenant};
@@ -210,19 +211,23 @@ async fn no_query_of_a_repository_reads_a_whole_table_or_sorts_it() {
 
 /// Whatever the values, and with these values.
 async fn postgres_uses_indexes(bed: &Bed, store: &PostgresStore, query: &Query) {
-    let sql = format!("explain (generic_plan) {}", store.plan(query).expect("a statement"));
-    let generic: Vec<(String,)> = sqlx::raw_sql(AssertSqlSafe(sql))
-        .fetch_all(bed.pool())
-        .await
-        .expect("explain")
-        .iter()
-        .map(|row| (sqlx::Row::get::<String, _>(row, 0),))
-        .collect();
-    let generic = generic.into_iter().map(|(line,)| line).collect::<Vec<_>>();
+    let statement = store.plan(query).expect("a statement");
+    let values = vec!["null"; statement.matches('$').count()];
+    let sql = format!("{KEYED}; prepare q as {statement}; explain execute q({}); deallocate q", values.join(", "));
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(bed.pool()).await.expect("explain");
+    let generic: Vec<String> = rows.iter().map(|row| sqlx::Row::get(row, 0)).collect();
+    assert!(!generic.is_empty());
     let with_values = store.explain(query).await.expect("explain");
     for lines in [generic, with_values] {
         let refused = lines.iter().find(|line| line.contains("Seq Scan") || line.contains("Sort"));
-        assert!(refused.is_none(), "{query:?}:\n{}", lines.join("\n"));
+        assert!(
+            refused.is_none(),
+            "{} {:?} by {:?}:\n{}",
+            query.entity.name,
+            query.filters,
+            query.order,
+            lines.join("\n")
+        );
     }
 }
 

@@ -360,9 +360,9 @@ impl Player<'_> {
         let (id, workers) = (self.text(), &self.scheduler.workers);
         let silence = Duration::from_secs(self.dice.below(60));
         match self.below(6) {
-            0 | 1 => show(workers.register(&samples::worker(&self.pick(&["w1", "w2", &id]))).await),
-            2 => show(workers.heartbeat(&self.pick(&["w1", "w2", &id]), 1).await),
-            3 => show(workers.drain(&self.pick(&["w1", "w2", &id])).await),
+            0 | 1 => show(workers.register(&samples::worker(self.pick(&["w1", "w2", &id]))).await),
+            2 => show(workers.heartbeat(self.pick(&["w1", "w2", &id]), 1).await),
+            3 => show(workers.drain(self.pick(&["w1", "w2", &id])).await),
             4 => show(workers.dead(silence, 3).await),
             _ => show(workers.reap(silence, 2).await),
         }
