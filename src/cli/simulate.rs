@@ -124,6 +124,10 @@ async fn simulated<S: Store, L: Locks>(
     };
     let store = Journaled::new(store, args.journal.as_deref()).map_err(of_journal)?;
     let simulation = Arc::new(Simulation::new(store, locks, options));
+    if let Some(tenant) = simulation.stranger().await.map_err(|error| of_store(args.store, error))? {
+        let message = format!("the store is in use: it has a schedule of tenant {tenant:?}");
+        return Err(Failure::new(Exit::Refused, message).hint("give the simulation a database of its own"));
+    }
     simulation.run(&context.stop).await.map_err(|error| of_store(args.store, error))?;
     let totals = simulation.totals();
     let figures = [

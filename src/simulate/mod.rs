@@ -16,15 +16,23 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::entity::Instant;
 use crate::entity::runs::RunState;
+use crate::entity::schedules::Schedule;
+use crate::entity::{Instant, Record};
 use crate::lock::Locks;
+use crate::scheduler::records::Records;
 use crate::scheduler::runs::ListOptions;
 use crate::scheduler::{Error, PageRequest, Scheduler, Tenant};
-use crate::store::Store;
+use crate::store::{Query, Store};
 
 /// The pause of a planner or worker that found nothing to do.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How the names of the simulation's tenants begin.
+const TENANT: &str = "simulated-";
+
+/// How many schedules are looked at to find one that is not the simulation's.
+const STRANGERS: u32 = 1_000;
 
 /// How long work may go on after the last trigger has fired.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(60);
@@ -137,6 +145,16 @@ impl<S: Store, L: Locks> Simulation<S, L> {
         }
     }
 
+    /// Whose schedule is there beside the simulation's own; nothing when the store is free for it.
+    ///
+    /// A simulation in a store that is in use would set off other people's triggers.
+    pub async fn stranger(&self) -> Result<Option<String>, Error> {
+        let records: Records<S, Schedule> = Records::new(self.store.clone());
+        let (schedules, _) = records.find(&Query::of(Schedule::ENTITY).limit(STRANGERS)).await?;
+        let mut tenants = schedules.into_iter().map(|held| held.record.tenant_id);
+        Ok(tenants.find(|tenant| !tenant.starts_with(TENANT)))
+    }
+
     async fn is_quiet(&self) -> Result<bool, Error> {
         for tenant in self.tenants()? {
             for state in [RunState::Planning, RunState::Queued, RunState::Running] {
@@ -178,7 +196,7 @@ impl<S: Store, L: Locks> Simulation<S, L> {
 
 /// The tenants of a simulation.
 pub fn tenants(count: u32) -> Result<Vec<Tenant>, Error> {
-    (1..=count).map(|index| Tenant::new(format!("simulated-{index}"))).collect()
+    (1..=count).map(|index| Tenant::new(format!("{TENANT}{index}"))).collect()
 }
 
 fn add(counter: &AtomicU64, count: usize) {

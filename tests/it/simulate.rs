@@ -163,3 +163,15 @@ async fn a_write_that_is_missing_or_was_set_back_is_found() {
         assert!(has("state was acknowledged as") && has("not in the store"), "{store}: {found}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_in_use_is_refused_and_left_as_it_is() {
+    let bed = Bed::new().await;
+    scheduler_bridge::dataset::load(&bed.database, 200, 7, |_| ()).await.expect("load documents");
+    let before = bed.database.collection::<bson::Document>("schedules").count_documents(bson::doc! {}).await;
+    let (exit, told) = simulated(&bed, &["mongodb", "--seconds", "1"]).await;
+    assert_eq!(exit, Some(5), "{told}");
+    assert!(told["error"].as_str().expect("an error").contains("the store is in use"), "{told}");
+    let after = bed.database.collection::<bson::Document>("schedules").count_documents(bson::doc! {}).await;
+    assert_eq!(before.expect("count"), after.expect("count"));
+}
