@@ -2,10 +2,12 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use scheduler_bridge::entity::runs::{RunState, Stats};
+use scheduler_bridge::lock::{Held, LockKey, Locks};
 use scheduler_bridge::scheduler::runs::{ListOptions, Progress};
 use scheduler_bridge::scheduler::{PageRequest, Scheduler};
 use scheduler_bridge::store::Store;
@@ -24,6 +26,11 @@ pub const LINES: i64 = 100;
 
 /// How many runs there are to get, update and list.
 pub const RUNS: u64 = 2_000;
+
+/// How many locks there are.
+pub const LOCKS: u64 = 500;
+
+const LEASE: Duration = Duration::from_secs(60);
 
 /// Makes what a given number of operations needs.
 pub type Prepare = Arc<dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -177,6 +184,19 @@ pub fn append<S: Store>(store: &S) -> Contender {
         async move {
             let lines: Vec<_> = (1..=LINES).map(|line| log_line("bridge", &format!("run-{index}"), line)).collect();
             scheduler.execution_logs.append(&lines).await.expect("append");
+        }
+    })
+}
+
+/// Takes a lock and lets it go.
+pub fn lock<L: Locks>(locks: &L) -> Contender {
+    let locks = locks.clone();
+    contender(nothing(), move |index| {
+        let locks = locks.clone();
+        async move {
+            let key = LockKey::new("bench", &format!("lock-{}", index % LOCKS)).expect("a key");
+            let held = locks.acquire(&key, LEASE, LEASE).await.expect("acquire");
+            held.release().await.expect("release");
         }
     })
 }

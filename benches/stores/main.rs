@@ -16,6 +16,7 @@ mod plain_postgres;
 mod samples;
 
 use scheduler_bridge::embedded::Servers;
+use scheduler_bridge::lock::PostgresLocks;
 use scheduler_bridge::source::Source;
 use scheduler_bridge::store::{MongoStore, PostgresStore};
 use scheduler_bridge::target::Target;
@@ -45,7 +46,8 @@ async fn main() {
     let postgres = PostgresStore::new(target.pool().clone());
     let mut pairs = plain_mongo::pairs(&mongo, source.database());
     let mongo_table = table("MongoDB", &mut pairs).await;
-    let mut pairs = plain_postgres::pairs(&postgres, target.pool());
+    let (locks, _task) = PostgresLocks::open(&SecretString::from(servers.postgres.url())).await.expect("open locks");
+    let mut pairs = plain_postgres::pairs(&postgres, &locks, target.pool());
     let postgres_table = table("PostgreSQL", &mut pairs).await;
     write(&json!({ "MongoDB": mongo_table, "PostgreSQL": postgres_table }));
 }

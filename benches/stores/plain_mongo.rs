@@ -7,9 +7,10 @@ use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{CollectionOptions, WriteConcern};
 use mongodb::{Collection, Database};
 use scheduler_bridge::entity::{Instant, runs::Run};
+use scheduler_bridge::lock::MongoLocks;
 use scheduler_bridge::store::MongoStore;
 
-use super::contenders::{self, CLAIMED, Contender, LINES, PAGE, Pair, Prepare, Side, contender, nothing};
+use super::contenders::{self, CLAIMED, Contender, LINES, LOCKS, PAGE, Pair, Prepare, Side, contender, nothing};
 use super::samples::{at, log_line, run};
 
 pub fn pairs(store: &MongoStore, database: &Database) -> Vec<Pair> {
@@ -26,6 +27,12 @@ pub fn pairs(store: &MongoStore, database: &Database) -> Vec<Pair> {
             plain: claim(contenders::triggers(store, reset), database),
         },
         Pair { name: "append, 100 lines", cost: 10, bridge: contenders::append(store), plain: append(database) },
+        Pair {
+            name: "lock: acquire and release",
+            cost: 2,
+            bridge: contenders::lock(&MongoLocks::new(database)),
+            plain: lock(database),
+        },
     ]
 }
 
@@ -123,6 +130,21 @@ fn append(database: &Database) -> Contender {
             session.start_transaction().await.expect("a transaction");
             database.collection("execution_logs").insert_many(lines).session(&mut session).await.expect("insert");
             session.commit_transaction().await.expect("commit");
+        }
+    })
+}
+
+/// A lease in one document: taken by one operation, ended by another.
+fn lock(database: &Database) -> Contender {
+    let locks: Collection<Document> = collection(database, "locks");
+    contender(nothing(), move |index| {
+        let locks = locks.clone();
+        async move {
+            let id = format!("plain-{}", index % LOCKS);
+            let taken = doc! { "$set": { "owner": "plain", "expiresAt": date(at(9)) }, "$inc": { "token": 1_i64 } };
+            locks.find_one_and_update(doc! { "_id": &id }, taken).upsert(true).await.expect("take");
+            let over = doc! { "$set": { "expiresAt": date(at(0)) } };
+            locks.update_one(doc! { "_id": id, "owner": "plain" }, over).await.expect("let go");
         }
     })
 }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use futures::FutureExt;
 use mongodb::bson;
 use scheduler_bridge::entity::runs::{Delta, Reason, Stats};
+use scheduler_bridge::lock::PostgresLocks;
 use scheduler_bridge::store::PostgresStore;
 use sqlx::PgPool;
 use sqlx::types::Json;
 use sqlx::types::chrono::{DateTime, Utc};
 
-use super::contenders::{self, CLAIMED, Contender, LINES, PAGE, Pair, Prepare, Side, contender, nothing};
+use super::contenders::{self, CLAIMED, Contender, LINES, LOCKS, PAGE, Pair, Prepare, Side, contender, nothing};
 use super::samples::{at, log_line, run};
 
-pub fn pairs(store: &PostgresStore, pool: &PgPool) -> Vec<Pair> {
+pub fn pairs(store: &PostgresStore, locks: &PostgresLocks, pool: &PgPool) -> Vec<Pair> {
     let reset = reset(pool);
     vec![
         Pair { name: "get", cost: 1, bridge: contenders::get(store), plain: get(store, pool) },
@@ -27,6 +28,7 @@ pub fn pairs(store: &PostgresStore, pool: &PgPool) -> Vec<Pair> {
             plain: claim(contenders::triggers(store, reset), pool),
         },
         Pair { name: "append, 100 lines", cost: 10, bridge: contenders::append(store), plain: append(pool) },
+        Pair { name: "lock: acquire and release", cost: 1, bridge: contenders::lock(locks), plain: lock(pool) },
     ]
 }
 
@@ -194,6 +196,23 @@ fn append(pool: &PgPool) -> Contender {
             .execute(&pool)
             .await
             .expect("insert");
+        }
+    })
+}
+
+/// The bare pair, on a session that a pool gives out.
+fn lock(pool: &PgPool) -> Contender {
+    let pool = pool.clone();
+    contender(nothing(), move |index| {
+        let pool = pool.clone();
+        async move {
+            let mut session = pool.acquire().await.expect("a session");
+            let id = i64::try_from(index % LOCKS).expect("a small number");
+            for statement in ["select pg_try_advisory_lock($1)", "select pg_advisory_unlock($1)"] {
+                let done: bool =
+                    sqlx::query_scalar(statement).bind(id).fetch_one(&mut *session).await.expect(statement);
+                assert!(done);
+            }
         }
     })
 }

@@ -143,7 +143,14 @@ async fn simulated<S: Store, L: Locks>(
     let object: serde_json::Map<_, _> =
         figures.iter().map(|(name, _, count)| ((*name).to_owned(), json!(count))).collect();
     context.output.object(&object)?;
-    if context.stop.is_cancelled() { Err(Failure::new(Exit::Interrupted, "stopped")) } else { Ok(Exit::Clean) }
+    if context.stop.is_cancelled() {
+        return Err(Failure::new(Exit::Interrupted, "stopped"));
+    }
+    if !simulation.is_quiet().await.map_err(|error| of_store(args.store, error))? {
+        let hint = "another simulation, with workers, takes them on";
+        return Err(Failure::new(Exit::Inconclusive, "runs are left that nobody works on").hint(hint));
+    }
+    Ok(Exit::Clean)
 }
 
 async fn compared<S: Store>(args: &SimulateArgs, context: &Context, store: &S) -> Result<Exit, Failure> {

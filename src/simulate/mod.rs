@@ -34,7 +34,7 @@ const TENANT: &str = "simulated-";
 /// How many schedules are looked at to find one that is not the simulation's.
 const STRANGERS: u32 = 1_000;
 
-/// How long work may go on after the last trigger has fired.
+/// How long the work after the last trigger may stand still: jobs of workers that died come back well within this.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(60);
 
 /// What to simulate.
@@ -67,6 +67,13 @@ pub struct Totals {
     pub completed: AtomicU64,
     /// Jobs taken back from workers that died or were too slow.
     pub returned: AtomicU64,
+}
+
+impl Totals {
+    fn sum(&self) -> u64 {
+        let all = [&self.fired, &self.planned, &self.executed, &self.completed, &self.returned];
+        all.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// A simulation over one store.
@@ -127,12 +134,16 @@ impl<S: Store, L: Locks> Simulation<S, L> {
                 return Ok(());
             }
             firing.cancel();
-            let deadline = tokio::time::Instant::now() + DRAIN_WAIT;
-            while tokio::time::Instant::now() < deadline && !working.is_cancelled() {
+            let (mut done, mut since) = (self.totals.sum(), tokio::time::Instant::now());
+            while since.elapsed() < DRAIN_WAIT && !working.is_cancelled() {
                 if self.persist(working, || self.is_quiet()).await?.unwrap_or(true) {
                     return Ok(());
                 }
                 tokio::time::sleep(PAUSE).await;
+                // A busy machine is slow, and gets there: only work that stands still is given up.
+                if self.totals.sum() != done {
+                    (done, since) = (self.totals.sum(), tokio::time::Instant::now());
+                }
             }
             Ok(())
         };
@@ -155,7 +166,8 @@ impl<S: Store, L: Locks> Simulation<S, L> {
         Ok(tenants.find(|tenant| !tenant.starts_with(TENANT)))
     }
 
-    async fn is_quiet(&self) -> Result<bool, Error> {
+    /// Whether every run is over.
+    pub async fn is_quiet(&self) -> Result<bool, Error> {
         for tenant in self.tenants()? {
             for state in [RunState::Planning, RunState::Queued, RunState::Running] {
                 let options = ListOptions { state: Some(state), ..ListOptions::default() };

@@ -50,7 +50,8 @@ def numbers(text, low, high, names):
             begin, end = low, high
         else:
             begin = number(first)
-            end = number(last) if last else (high if step else begin)
+            # A value with a step goes on to the end, and is itself one of them: 7/2 is Sunday.
+            end = number(last) if last else (max(high, begin) if step else begin)
             if names is WEEK and last and end == 0 and begin > 0:
                 end = 7
         found.update(range(begin, end + 1, int(step or 1)))

@@ -19,7 +19,7 @@ fn text(path: &Path) -> &str {
 async fn simulated(bed: &Bed, arguments: &[&str]) -> (Option<i32>, Value) {
     let mut command = tokio::process::Command::from(bed.bridge(&["--json", "simulate"]));
     let output = command.args(arguments).kill_on_drop(true).output();
-    let output = tokio::time::timeout(Duration::from_secs(150), output).await.expect("it ends").expect("run bridge");
+    let output = tokio::time::timeout(Duration::from_secs(600), output).await.expect("it ends").expect("run bridge");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let object = told.lines().last().and_then(|line| serde_json::from_str(line).ok());
     (output.status.code(), object.unwrap_or_else(|| panic!("{told}\n{}", String::from_utf8_lossy(&output.stderr))))

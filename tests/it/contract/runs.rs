@@ -1,8 +1,10 @@
 //! Runs.
 
+use scheduler_bridge::entity::Record;
 use scheduler_bridge::entity::runs::{Delta, Run, RunState, Stats};
 use scheduler_bridge::scheduler::runs::{ListOptions, Progress};
 use scheduler_bridge::scheduler::{Error, PageRequest};
+use scheduler_bridge::store::{Address, Change, Store};
 
 use super::{Case, Stage, at_once, case, conflict, count_ok, illegal, invalid, not_found};
 use crate::stores::samples::{at, run, tenant};
@@ -115,7 +117,13 @@ async fn list_at_once(stage: Stage) {
     let comes = stage.clone();
     let coming = tokio::spawn(async move {
         for index in 0..60 {
-            create(&comes, &Run { created_at: at(index * 7), ..run("a", &format!("comes-{index}")) }).await;
+            let id = format!("comes-{index}");
+            create(&comes, &Run { created_at: at(index * 7), ..run("a", &id) }).await;
+            if index % 2 == 0 {
+                let address = Address::new(Run::ENTITY, id);
+                let unchanged = comes.store.get(&address).await.expect("get").expect("a run");
+                comes.store.apply(&[Change::Delete { address, unchanged }]).await.expect("delete");
+            }
         }
     });
     for _ in 0..6 {
