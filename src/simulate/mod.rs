@@ -76,6 +76,21 @@ impl Totals {
     }
 }
 
+/// What ends in turn: the firing of triggers, the work on what they set off; or everything at once.
+#[derive(Debug, Clone)]
+struct Phases {
+    firing: CancellationToken,
+    working: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Phases {
+    /// A pause that the end of the work cuts short.
+    async fn pause(&self) {
+        self.working.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+    }
+}
+
 /// A simulation over one store.
 #[derive(Debug)]
 pub struct Simulation<S, L> {
@@ -103,40 +118,41 @@ impl<S: Store, L: Locks> Simulation<S, L> {
     /// # Errors
     /// The first error that is not a store that is away for a while.
     pub async fn run(self: &std::sync::Arc<Self>, stop: &CancellationToken) -> Result<(), Error> {
-        self.persist(stop, || self.prepare()).await?;
-        let (firing, working) = (stop.child_token(), stop.child_token());
-        let mut tasks = JoinSet::new();
+        let phases = Phases { firing: stop.child_token(), working: stop.child_token(), stop: stop.clone() };
+        self.persist(&phases, || self.prepare()).await?;
+        let (mut triggers, mut tasks) = (JoinSet::new(), JoinSet::new());
         for index in 0..self.options.planners {
-            let (this, firing, working) = (self.clone(), firing.clone(), working.clone());
-            tasks.spawn(async move { this.plan(index, &firing, &working).await });
+            let (this, its) = (self.clone(), phases.clone());
+            triggers.spawn(async move { this.fire(index, &its).await });
+            let (this, its) = (self.clone(), phases.clone());
+            tasks.spawn(async move { this.plan(index, &its).await });
         }
         for index in 0..self.options.workers {
-            let (this, working) = (self.clone(), working.clone());
-            tasks.spawn(async move { this.work(index, &working).await });
+            let (this, its) = (self.clone(), phases.clone());
+            tasks.spawn(async move { this.work(index, &its).await });
         }
-        let ended = self.conduct(&firing, &working, &mut tasks).await;
-        working.cancel();
-        while let Some(done) = tasks.join_next().await {
-            done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        }
-        ended
+        let ended = self.conduct(&phases, &mut triggers, &mut tasks).await;
+        phases.firing.cancel();
+        phases.working.cancel();
+        let (fired, done) = (joined(&mut triggers).await, joined(&mut tasks).await);
+        ended.and(fired).and(done)
     }
 
     /// Waits for the end of the firing, and then for that of all runs.
     async fn conduct(
         &self,
-        firing: &CancellationToken,
-        working: &CancellationToken,
+        phases: &Phases,
+        triggers: &mut JoinSet<Result<(), Error>>,
         tasks: &mut JoinSet<Result<(), Error>>,
     ) -> Result<(), Error> {
         let drained = async {
-            if firing.run_until_cancelled(tokio::time::sleep(self.options.duration)).await.is_none() {
-                return Ok(());
-            }
-            firing.cancel();
+            phases.firing.run_until_cancelled(tokio::time::sleep(self.options.duration)).await;
+            phases.firing.cancel();
+            // Before the last firing has ended no look at the runs says that there are none left.
+            joined(triggers).await?;
             let (mut done, mut since) = (self.totals.sum(), tokio::time::Instant::now());
-            while since.elapsed() < DRAIN_WAIT && !working.is_cancelled() {
-                if self.persist(working, || self.is_quiet()).await?.unwrap_or(true) {
+            while since.elapsed() < DRAIN_WAIT && !phases.stop.is_cancelled() {
+                if self.persist(phases, || self.is_quiet()).await?.unwrap_or(true) {
                     return Ok(());
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -150,7 +166,7 @@ impl<S: Store, L: Locks> Simulation<S, L> {
         tokio::select! {
             done = drained => done,
             // Planners and workers end only with an error before they are asked to.
-            Some(done) = tasks.join_next(), if self.options.planners + self.options.workers > 0 => {
+            Some(done) = tasks.join_next(), if !tasks.is_empty() => {
                 done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
             }
         }
@@ -180,18 +196,18 @@ impl<S: Store, L: Locks> Simulation<S, L> {
         Ok(true)
     }
 
-    /// Does `work` until it is done, a lasting error stops it, or `stop` is cancelled (nothing then). A store that is away
-    /// comes back.
-    async fn persist<T, F>(&self, stop: &CancellationToken, work: impl Fn() -> F) -> Result<Option<T>, Error>
+    /// Does `work` until it is done, a lasting error stops it, or the simulation is stopped (nothing then). A store that
+    /// is away comes back; when the work is over nobody waits for it.
+    ///
+    /// Only a stop cuts work off: what is under way when the last run ends (its summary) is finished.
+    async fn persist<T, F>(&self, phases: &Phases, work: impl Fn() -> F) -> Result<Option<T>, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
         loop {
-            match stop.run_until_cancelled(work()).await {
+            match phases.stop.run_until_cancelled(work()).await {
                 None => return Ok(None),
-                Some(Err(Error::Unavailable { .. })) => {
-                    stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
-                }
+                Some(Err(Error::Unavailable { .. })) if !phases.working.is_cancelled() => phases.pause().await,
                 Some(done) => return done.map(Some),
             }
         }
@@ -209,6 +225,15 @@ impl<S: Store, L: Locks> Simulation<S, L> {
 /// The tenants of a simulation.
 pub fn tenants(count: u32) -> Result<Vec<Tenant>, Error> {
     (1..=count).map(|index| Tenant::new(format!("{TENANT}{index}"))).collect()
+}
+
+/// Waits for every task; the first error of any.
+async fn joined(tasks: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {
+    let mut all = Ok(());
+    while let Some(done) = tasks.join_next().await {
+        all = all.and(done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
+    }
+    all
 }
 
 fn add(counter: &AtomicU64, count: usize) {

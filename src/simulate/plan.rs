@@ -1,9 +1,8 @@
 //! The planner: due triggers become runs, runs get their jobs.
 
 use bson::{Document, doc};
-use tokio_util::sync::CancellationToken;
 
-use super::{PAUSE, Simulation, add};
+use super::{Phases, Simulation, add};
 use crate::entity::Instant;
 use crate::entity::audit::{Actor, AuditRecord};
 use crate::entity::graph_jobs::{GraphJob, GraphJobStatus, GraphJobType};
@@ -47,36 +46,41 @@ impl<S: Store, L: Locks> Simulation<S, L> {
         Ok(())
     }
 
-    /// Plans until `working` is cancelled; fires until `firing` is.
-    pub(super) async fn plan(
-        &self,
-        index: u32,
-        firing: &CancellationToken,
-        working: &CancellationToken,
-    ) -> Result<(), Error> {
-        let name = format!("{}-planner-{index}", self.options.name);
-        while !working.is_cancelled() {
+    /// Turns due triggers into runs until the firing ends; the trigger's advance and the run are one write.
+    pub(super) async fn fire(&self, index: u32, phases: &Phases) -> Result<(), Error> {
+        let name = self.planner(index);
+        while !phases.firing.is_cancelled() {
+            if self.persist(phases, || self.fire_due(&name)).await? == Some(0) {
+                phases.pause().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans runs, and takes jobs back, until the work ends.
+    pub(super) async fn plan(&self, index: u32, phases: &Phases) -> Result<(), Error> {
+        let name = self.planner(index);
+        while !phases.working.is_cancelled() {
             let round = || async {
                 let mut done = 0;
-                if !firing.is_cancelled() {
-                    done += self.fire(&name).await?;
-                }
                 for tenant in self.tenants()? {
                     done += self.plan_runs(&tenant, &name).await?;
                 }
                 self.take_back().await?;
                 Ok(done)
             };
-            if self.persist(working, round).await? == Some(0) {
-                working.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            if self.persist(phases, round).await? == Some(0) {
+                phases.pause().await;
             }
         }
-        // What was finished last may not be in its summary yet.
         Ok(())
     }
 
-    /// Turns due triggers into runs; the trigger's advance and the run are one write.
-    async fn fire(&self, name: &str) -> Result<usize, Error> {
+    fn planner(&self, index: u32) -> String {
+        format!("{}-planner-{index}", self.options.name)
+    }
+
+    async fn fire_due(&self, name: &str) -> Result<usize, Error> {
         let now = self.now().await?;
         let brings_about = |claim: &Claim| {
             let Some(fire_at) = claim.fire_at else { return Ok(Vec::new()) };

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, doc};
-use tokio_util::sync::CancellationToken;
 
 use super::plan::audit;
-use super::{PAUSE, Simulation, add};
+use super::{Phases, Simulation, add};
 use crate::entity::Instant;
 use crate::entity::execution_logs::ExecutionLog;
 use crate::entity::graph_jobs::{GraphJob, GraphJobStatus};
@@ -47,19 +46,19 @@ struct Done<'a> {
 }
 
 impl<S: Store, L: Locks> Simulation<S, L> {
-    /// Works until `working` is cancelled.
-    pub(super) async fn work(&self, index: u32, working: &CancellationToken) -> Result<(), Error> {
+    /// Works until the work ends.
+    pub(super) async fn work(&self, index: u32, phases: &Phases) -> Result<(), Error> {
         let id = format!("{}-worker-{index}", self.options.name);
-        self.persist(working, || self.register(&id)).await?;
+        self.persist(phases, || self.register(&id)).await?;
         let mut said = tokio::time::Instant::now();
-        while !working.is_cancelled() {
+        while !phases.working.is_cancelled() {
             if said.elapsed() >= HEARTBEAT {
-                self.persist(working, || self.say_alive(&id)).await?;
+                self.persist(phases, || self.say_alive(&id)).await?;
                 said = tokio::time::Instant::now();
             }
             let round = || async { Ok(self.policy_jobs(&id).await? + self.graph_jobs(&id).await?) };
-            if self.persist(working, round).await? == Some(0) {
-                working.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            if self.persist(phases, round).await? == Some(0) {
+                phases.pause().await;
             }
         }
         match self.scheduler.workers.drain(&id).await {
