@@ -1,11 +1,13 @@
 //! The same effects with the PostgreSQL driver alone.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use mongodb::bson;
 use scheduler_bridge::entity::runs::{Delta, Reason, Stats};
 use scheduler_bridge::lock::PostgresLocks;
+use scheduler_bridge::scheduler::cron::Cron;
 use scheduler_bridge::store::PostgresStore;
 use sqlx::PgPool;
 use sqlx::types::Json;
@@ -134,26 +136,42 @@ fn list(store: &PostgresStore, pool: &PgPool) -> Contender {
     })
 }
 
+/// Reads what is due, and moves on what nobody else has moved meanwhile. Each trigger's next firing follows from its own
+/// expression: no statement could compute it.
 fn claim(prepare: Prepare, pool: &PgPool) -> Contender {
     let pool = pool.clone();
     contender(prepare, move |_| {
         let pool = pool.clone();
         async move {
-            sqlx::query(
-                "with due as (
-                    select id from scheduler.triggers
-                    where enabled and next_fire_at is not null and coalesce(next_fire_at, '-infinity') <= $1
-                    order by coalesce(next_fire_at, '-infinity'), id
-                    limit $2
-                    for update skip locked
-                )
-                update scheduler.triggers t set next_fire_at = $3, last_fired_at = next_fire_at
-                from due where t.id = due.id
-                returning t.*",
+            let due: Vec<(String, String, String, DateTime<Utc>)> = sqlx::query_as(
+                "select id, cron_expression, timezone, next_fire_at from scheduler.triggers
+                where enabled and next_fire_at is not null and coalesce(next_fire_at, '-infinity') <= $1
+                order by coalesce(next_fire_at, '-infinity'), id
+                limit $2",
             )
             .bind(at(10_000_000).0)
             .bind(i64::from(CLAIMED))
-            .bind(at(20_000_000).0)
+            .fetch_all(&pool)
+            .await
+            .expect("find");
+            let mut crons = HashMap::new();
+            let next = due.iter().map(|(_, expression, zone, _)| {
+                let cron = crons.entry((expression, zone));
+                let cron = cron.or_insert_with(|| Cron::parse(expression, zone).expect("an expression"));
+                cron.next(at(10_000_000).0)
+            });
+            let next: Vec<Option<DateTime<Utc>>> = next.collect();
+            sqlx::query(
+                "update scheduler.triggers t
+                set next_fire_at = u.next, last_fired_at = u.due, updated_at = greatest(updated_at, $4)
+                from unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) as u (id, due, next)
+                where t.id = u.id and t.next_fire_at = u.due
+                returning t.*",
+            )
+            .bind(due.iter().map(|(id, ..)| id.as_str()).collect::<Vec<_>>())
+            .bind(due.iter().map(|(.., due)| *due).collect::<Vec<_>>())
+            .bind(next)
+            .bind(at(10_000_000).0)
             .fetch_all(&pool)
             .await
             .expect("claim");

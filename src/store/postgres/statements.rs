@@ -109,41 +109,65 @@ fn update(entity: &'static Entity) -> Rows {
     let set = others.map(|column| format!("{column} = u.{column}")).collect::<Vec<_>>().join(", ");
     names.extend(["was_epoch", "was_clock"]);
     let types: Vec<Element> = elements(entity).chain([INT4, INT8]).collect();
-    Rows::new(&types, &names, |rows| {
+    let name = entity.name;
+    let update = |source: &str, condition: &str| {
         format!(
-            "update scheduler.{} t
+            "update scheduler.{name} t
             set {set}, epoch = f.epoch, clock = nextval('bridge.clock')
-            from {rows}, bridge.fence f
-            where t.id = u.id and t.epoch = u.was_epoch and t.clock = u.was_clock
-            returning t.id, t.epoch, t.clock",
-            entity.name,
+            from {source}, bridge.fence f
+            where t.id = u.id and {condition}
+            returning t.id, t.epoch, t.clock"
         )
-    })
+    };
+    let rows = Rows::new(&types, &names, |rows| update(rows, GUARD));
+    let many = format!(
+        "with u as materialized (select * from {} as u ({})), {}
+        {}",
+        unnest(types.iter().copied()),
+        names.join(", "),
+        held(name),
+        update("u", "t.id in (select id from held)"),
+    );
+    Rows { many, ..rows }
 }
+
+/// What a row must still be.
+const GUARD: &str = "t.epoch = u.was_epoch and t.clock = u.was_clock";
+
+/// The rows of `u` whose guards hold, locked in the order of their ids. A statement that locked them in the order of its
+/// plan would wait for another one, planned otherwise, that waits for it.
+fn held(name: &str) -> String {
+    format!(
+        "held as materialized (
+            select t.id from scheduler.{name} t join u on t.id = u.id where {GUARD} order by t.id for update of t
+        )"
+    )
+}
+
+/// Ids with the stamps that their rows must have.
+const GUARDED: &str = "u as materialized (
+            select * from unnest($1::text[], $2::int4[], $3::int8[]) as u (id, was_epoch, was_clock)
+        )";
 
 fn delete(name: &str) -> String {
     let lock = lock::of_collection(name);
     format!(
-        "with locked as materialized (select pg_advisory_xact_lock({lock})),
+        "with locked as materialized (select pg_advisory_xact_lock({lock})), {GUARDED}, {},
         gone as (
-            delete from scheduler.{name} t
-            using locked, unnest($1::text[], $2::int4[], $3::int8[]) as u (id, was_epoch, was_clock)
-            where t.id = u.id and t.epoch = u.was_epoch and t.clock = u.was_clock
-            returning t.id
+            delete from scheduler.{name} t using locked where t.id in (select id from held) returning t.id
         )
         insert into bridge.tombstone (collection, id, epoch, clock)
         select '{name}', gone.id, f.epoch, nextval('bridge.clock') from gone, bridge.fence f
         on conflict (collection, id) do update set epoch = excluded.epoch, clock = excluded.clock
-        returning id, epoch, clock"
+        returning id, epoch, clock",
+        held(name),
     )
 }
 
 fn check(name: &str) -> String {
     format!(
-        "select t.id, t.epoch, t.clock
-        from scheduler.{name} t
-        join unnest($1::text[], $2::int4[], $3::int8[]) as u (id, was_epoch, was_clock) on t.id = u.id
-        where t.epoch = u.was_epoch and t.clock = u.was_clock
-        for share of t"
+        "with {GUARDED}
+        select t.id, t.epoch, t.clock from scheduler.{name} t join u on t.id = u.id where {GUARD}
+        order by t.id for share of t"
     )
 }
