@@ -115,18 +115,18 @@ fn update(entity: &'static Entity) -> Rows {
             "update scheduler.{name} t
             set {set}, epoch = f.epoch, clock = nextval('bridge.clock')
             from {source}, bridge.fence f
-            where t.id = u.id and {condition}
+            where {condition}
             returning t.id, t.epoch, t.clock"
         )
     };
-    let rows = Rows::new(&types, &names, |rows| update(rows, GUARD));
+    let rows = Rows::new(&types, &names, |rows| update(rows, &format!("t.id = u.id and {GUARD}")));
     let many = format!(
         "with u as materialized (select * from {} as u ({})), {}
         {}",
         unnest(types.iter().copied()),
         names.join(", "),
         held(name),
-        update("u", "t.id in (select id from held)"),
+        update("held u", "t.ctid = u.place"),
     );
     Rows { many, ..rows }
 }
@@ -134,12 +134,16 @@ fn update(entity: &'static Entity) -> Rows {
 /// What a row must still be.
 const GUARD: &str = "t.epoch = u.was_epoch and t.clock = u.was_clock";
 
-/// The rows of `u` whose guards hold, locked in the order of their ids. A statement that locked them in the order of its
-/// plan would wait for another one, planned otherwise, that waits for it.
+/// The rows of `u` whose guards hold, locked one after the other in the order of `u`, which is that of the ids. A statement
+/// that locked them in the order of its plan would wait for another one, planned otherwise, that waits for it. The
+/// subquery that locks cannot be planned as anything but one look by id for each row; and a locked row keeps its place.
 fn held(name: &str) -> String {
     format!(
         "held as materialized (
-            select t.id from scheduler.{name} t join u on t.id = u.id where {GUARD} order by t.id for update of t
+            select u.*, t.place
+            from u cross join lateral (
+                select t.ctid as place from scheduler.{name} t where t.id = u.id and {GUARD} for update
+            ) t
         )"
     )
 }
@@ -154,7 +158,7 @@ fn delete(name: &str) -> String {
     format!(
         "with locked as materialized (select pg_advisory_xact_lock({lock})), {GUARDED}, {},
         gone as (
-            delete from scheduler.{name} t using locked where t.id in (select id from held) returning t.id
+            delete from scheduler.{name} t using locked, held where t.ctid = held.place returning t.id
         )
         insert into bridge.tombstone (collection, id, epoch, clock)
         select '{name}', gone.id, f.epoch, nextval('bridge.clock') from gone, bridge.fence f
