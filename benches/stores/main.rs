@@ -3,7 +3,8 @@
 //! `target/bench/stores.json`. Every figure is the median of at least three rounds in which the contenders take turns,
 //! on private servers that this process starts.
 //!
-//! `BRIDGE_BENCH_ROUNDS` (3) and `BRIDGE_BENCH_OPERATIONS` (1,000: of each contender in each round) change the size.
+//! `BRIDGE_BENCH_ROUNDS` (3) and `BRIDGE_BENCH_OPERATIONS` (1,000: of each contender in each round) change the size;
+//! `BRIDGE_BENCH_ONLY` names a part of the lines to measure (`PostgreSQL update`).
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails by a panic and speaks by printing")]
 
@@ -71,7 +72,8 @@ async fn table(store: &str, pairs: &mut [Pair]) -> Value {
         "operation", "callers", "bridge", "p50/p99", "plain", "p50/p99", "ratio"
     );
     let mut lines = Vec::new();
-    for pair in pairs {
+    let only = std::env::var("BRIDGE_BENCH_ONLY").unwrap_or_default();
+    for pair in pairs.iter_mut().filter(|pair| format!("{store} {}", pair.name).contains(&only)) {
         for callers in CALLERS {
             lines.push(line(pair, callers).await);
         }
