@@ -3,7 +3,8 @@
 //! `target/bench/stores.json`. Every figure is the median of at least three rounds in which the contenders take turns,
 //! on private servers that this process starts.
 //!
-//! `BRIDGE_BENCH_ROUNDS` (3) and `BRIDGE_BENCH_OPERATIONS` (1,000: of each contender in each round) change the size;
+//! `BRIDGE_BENCH_ROUNDS` (3) and `BRIDGE_BENCH_OPERATIONS` (3,000: of each contender in each round, less of those that
+//! are many operations in one) change the size: rounds of 1,000 are over before the servers run evenly.
 //! `BRIDGE_BENCH_ONLY` names a part of the lines to measure (`PostgreSQL update`).
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails by a panic and speaks by printing")]
@@ -102,7 +103,7 @@ async fn line(pair: &mut Pair, callers: usize) -> Value {
 }
 
 async fn round(contender: &mut Contender, cost: u64, callers: usize) -> Figure {
-    let operations = number("BRIDGE_BENCH_OPERATIONS", 1_000) / cost * if callers > 1 { 4 } else { 1 };
+    let operations = number("BRIDGE_BENCH_OPERATIONS", 3_000) / cost * if callers > 1 { 4 } else { 1 };
     (contender.prepare)(operations + WARM).await;
     // Every connection has seen the statements before the clock runs.
     measured(&contender.operation, WARM, 16).await;

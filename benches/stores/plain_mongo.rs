@@ -103,7 +103,8 @@ fn claim(prepare: Prepare, database: &Database) -> Contender {
                 let filter = doc! { "enabled": true, "nextFireAt": { "$lte": date(at(10_000_000)) } };
                 let next = doc! { "$set": { "nextFireAt": date(at(20_000_000)), "lastFiredAt": date(at(0)) } };
                 let sort = doc! { "nextFireAt": 1, "_id": 1 };
-                triggers.find_one_and_update(filter, next).sort(sort).await.expect("claim");
+                let claimed = triggers.find_one_and_update(filter, next).sort(sort).await.expect("claim");
+                assert!(claimed.is_some(), "there is a trigger for every claim");
             }
         }
     })

@@ -136,47 +136,56 @@ fn list(store: &PostgresStore, pool: &PgPool) -> Contender {
     })
 }
 
-/// Reads what is due, and moves on what nobody else has moved meanwhile. Each trigger's next firing follows from its own
-/// expression: no statement could compute it.
+/// Holds what is due and nobody else holds, and moves it on. Each trigger's next firing follows from its own expression:
+/// no statement could compute it.
 fn claim(prepare: Prepare, pool: &PgPool) -> Contender {
     let pool = pool.clone();
     contender(prepare, move |_| {
         let pool = pool.clone();
         async move {
-            let due: Vec<(String, String, String, DateTime<Utc>)> = sqlx::query_as(
-                "select id, cron_expression, timezone, next_fire_at from scheduler.triggers
-                where enabled and next_fire_at is not null and coalesce(next_fire_at, '-infinity') <= $1
-                order by coalesce(next_fire_at, '-infinity'), id
-                limit $2",
-            )
-            .bind(at(10_000_000).0)
-            .bind(i64::from(CLAIMED))
-            .fetch_all(&pool)
-            .await
-            .expect("find");
-            let mut crons = HashMap::new();
-            let next = due.iter().map(|(_, expression, zone, _)| {
-                let cron = crons.entry((expression, zone));
-                let cron = cron.or_insert_with(|| Cron::parse(expression, zone).expect("an expression"));
-                cron.next(at(10_000_000).0)
-            });
-            let next: Vec<Option<DateTime<Utc>>> = next.collect();
-            sqlx::query(
-                "update scheduler.triggers t
-                set next_fire_at = u.next, last_fired_at = u.due, updated_at = greatest(updated_at, $4)
-                from unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) as u (id, due, next)
-                where t.id = u.id and t.next_fire_at = u.due
-                returning t.*",
-            )
-            .bind(due.iter().map(|(id, ..)| id.as_str()).collect::<Vec<_>>())
-            .bind(due.iter().map(|(.., due)| *due).collect::<Vec<_>>())
-            .bind(next)
-            .bind(at(10_000_000).0)
-            .fetch_all(&pool)
-            .await
-            .expect("claim");
+            let mut left = i64::from(CLAIMED);
+            while left > 0 {
+                left -= claim_some(&pool, left).await;
+            }
         }
     })
+}
+
+async fn claim_some(pool: &PgPool, limit: i64) -> i64 {
+    let mut transaction = pool.begin().await.expect("begin");
+    let due: Vec<(String, String, String, DateTime<Utc>)> = sqlx::query_as(
+        "select id, cron_expression, timezone, next_fire_at from scheduler.triggers
+        where enabled and next_fire_at is not null and coalesce(next_fire_at, '-infinity') <= $1
+        order by coalesce(next_fire_at, '-infinity'), id
+        limit $2 for update skip locked",
+    )
+    .bind(at(10_000_000).0)
+    .bind(limit)
+    .fetch_all(&mut *transaction)
+    .await
+    .expect("find");
+    let mut crons = HashMap::new();
+    let next = due.iter().map(|(_, expression, zone, _)| {
+        let cron = crons.entry((expression, zone));
+        cron.or_insert_with(|| Cron::parse(expression, zone).expect("an expression")).next(at(10_000_000).0)
+    });
+    let next: Vec<Option<DateTime<Utc>>> = next.collect();
+    let claimed = sqlx::query(
+        "update scheduler.triggers t
+        set next_fire_at = u.next, last_fired_at = u.due, updated_at = greatest(updated_at, $4)
+        from unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) as u (id, due, next)
+        where t.id = u.id
+        returning t.*",
+    )
+    .bind(due.iter().map(|(id, ..)| id.as_str()).collect::<Vec<_>>())
+    .bind(due.iter().map(|(.., due)| *due).collect::<Vec<_>>())
+    .bind(next)
+    .bind(at(10_000_000).0)
+    .fetch_all(&mut *transaction)
+    .await
+    .expect("claim");
+    transaction.commit().await.expect("commit");
+    i64::try_from(claimed.len()).expect("a small number")
 }
 
 /// Makes every trigger due.

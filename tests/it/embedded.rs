@@ -215,7 +215,7 @@ async fn postgres_restarted_on_its_port_keeps_acknowledged_rows() {
         assert!(!lives(pid));
         // Children of a killed server notice its end by themselves.
         let ended = async || !children.iter().copied().any(lives);
-        until("the server's children have ended", Duration::from_secs(30), ended).await;
+        until("the server's children have ended", LIMIT, ended).await;
         assert!(PgConnection::connect(&url).await.is_err());
         server.start_again().await.expect("start again");
         assert_eq!(server.url(), url);

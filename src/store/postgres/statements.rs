@@ -35,19 +35,6 @@ pub struct Rows {
     pub many: String,
 }
 
-impl Rows {
-    /// The statements that `made` makes of a source of rows with these columns.
-    fn new(types: &[Element], columns: &[&str], made: impl Fn(&str) -> String) -> Self {
-        let parameter = |(index, (element, column)): (usize, (&Element, &&str))| {
-            format!("${}::{} as {column}", index + 1, element.name)
-        };
-        let parameters: Vec<String> = types.iter().zip(columns).enumerate().map(parameter).collect();
-        let one = made(&format!("(select {}) as u", parameters.join(", ")));
-        let many = made(&format!("{} as u ({})", unnest(types.iter().copied()), columns.join(", ")));
-        Self { one, many }
-    }
-}
-
 impl Statements {
     /// The statements of `entity`.
     pub fn new(entity: &'static Entity) -> Self {
@@ -77,9 +64,19 @@ fn names(entity: &'static Entity) -> Vec<&'static str> {
     Mapping::new(entity).columns().filter(|column| *column != "epoch" && *column != "clock").collect()
 }
 
-fn unnest(types: impl Iterator<Item = Element>) -> String {
-    let arrays = types.enumerate().map(|(index, element)| format!("${}::{}[]", index + 1, element.name));
-    format!("unnest({})", arrays.collect::<Vec<_>>().join(", "))
+/// One row `u` of a parameter a column.
+fn row(types: &[Element], columns: &[&str]) -> String {
+    let parameter = |(index, (element, column)): (usize, (&Element, &&str))| {
+        format!("${}::{} as {column}", index + 1, element.name)
+    };
+    let parameters: Vec<String> = types.iter().zip(columns).enumerate().map(parameter).collect();
+    format!("(select {}) as u", parameters.join(", "))
+}
+
+/// Rows `u` of an array a column.
+fn rows(types: &[Element], columns: &[&str]) -> String {
+    let arrays = types.iter().enumerate().map(|(index, element)| format!("${}::{}[]", index + 1, element.name));
+    format!("unnest({}) as u ({})", arrays.collect::<Vec<_>>().join(", "), columns.join(", "))
 }
 
 /// The clock is taken under the collection's lock, shared: a deletion of the same key, which takes it exclusively, has
@@ -90,19 +87,20 @@ fn insert(entity: &'static Entity, columns: &str) -> Rows {
     let names = names(entity);
     let values = names.iter().map(|column| format!("u.{column}")).collect::<Vec<_>>().join(", ");
     let types: Vec<Element> = elements(entity).collect();
-    Rows::new(&types, &names, |rows| {
+    let insert = |source: &str| {
         format!(
             "with locked as materialized (select pg_advisory_xact_lock_shared({lock}))
             insert into scheduler.{name} ({columns})
             select {values}, f.epoch, nextval('bridge.clock')
-            from locked, bridge.fence f, {rows}
+            from locked, bridge.fence f, {source}
             returning id, epoch, clock"
         )
-    })
+    };
+    Rows { one: insert(&row(&types, &names)), many: insert(&rows(&types, &names)) }
 }
 
-/// The clock is taken for each version of the row that is tried: when another transaction was first, PostgreSQL looks at
-/// the new version under its lock, and evaluates guard and clock again.
+/// One row waits for whoever holds it, and PostgreSQL evaluates guard and clock again on the version that it gets then.
+/// Many are locked first, in order, and their clocks are taken under the locks.
 fn update(entity: &'static Entity) -> Rows {
     let mut names = names(entity);
     let others = names.iter().filter(|column| **column != "id");
@@ -119,59 +117,52 @@ fn update(entity: &'static Entity) -> Rows {
             returning t.id, t.epoch, t.clock"
         )
     };
-    let rows = Rows::new(&types, &names, |rows| update(rows, &format!("t.id = u.id and {GUARD}")));
-    let many = format!(
-        "with u as materialized (select * from {} as u ({})), {}
-        {}",
-        unnest(types.iter().copied()),
-        names.join(", "),
-        held(name),
-        update("held u", "t.ctid = u.place"),
-    );
-    Rows { many, ..rows }
+    let held = held(name, &types, &names, "update");
+    Rows {
+        one: update(&row(&types, &names), &format!("t.id = u.id and {GUARD}")),
+        many: format!("with {held} {}", update("held u", "t.ctid = u.place")),
+    }
 }
 
 /// What a row must still be.
 const GUARD: &str = "t.epoch = u.was_epoch and t.clock = u.was_clock";
 
-/// The rows of `u` whose guards hold, locked one after the other in the order of `u`, which is that of the ids. A statement
-/// that locked them in the order of its plan would wait for another one, planned otherwise, that waits for it. The
-/// subquery that locks cannot be planned as anything but one look by id for each row; and a locked row keeps its place.
-fn held(name: &str) -> String {
+/// The rows of the arrays whose guards hold, `for` update or share, locked one after the other in the order of the
+/// arrays, which is that of the ids. A statement that locked them in the order of its plan would wait for another one,
+/// planned otherwise, that waits for it. The subquery that locks cannot be planned as anything but one look by id for
+/// each row; and a locked row keeps its place.
+fn held(name: &str, types: &[Element], columns: &[&str], lock: &str) -> String {
     format!(
-        "held as materialized (
-            select u.*, t.place
+        "u as materialized (select * from {}),
+        held as materialized (
+            select u.*, t.place, t.epoch, t.clock
             from u cross join lateral (
-                select t.ctid as place from scheduler.{name} t where t.id = u.id and {GUARD} for update
+                select t.ctid as place, t.epoch, t.clock from scheduler.{name} t where t.id = u.id and {GUARD} for {lock}
             ) t
-        )"
+        )",
+        rows(types, columns)
     )
 }
 
-/// Ids with the stamps that their rows must have.
-const GUARDED: &str = "u as materialized (
-            select * from unnest($1::text[], $2::int4[], $3::int8[]) as u (id, was_epoch, was_clock)
-        )";
+/// The rows of ids with the stamps that they must have.
+fn held_by_id(name: &str, lock: &str) -> String {
+    held(name, &[TEXT, INT4, INT8], &["id", "was_epoch", "was_clock"], lock)
+}
 
 fn delete(name: &str) -> String {
-    let lock = lock::of_collection(name);
+    let (lock, held) = (lock::of_collection(name), held_by_id(name, "update"));
     format!(
-        "with locked as materialized (select pg_advisory_xact_lock({lock})), {GUARDED}, {},
+        "with locked as materialized (select pg_advisory_xact_lock({lock})), {held},
         gone as (
             delete from scheduler.{name} t using locked, held where t.ctid = held.place returning t.id
         )
         insert into bridge.tombstone (collection, id, epoch, clock)
         select '{name}', gone.id, f.epoch, nextval('bridge.clock') from gone, bridge.fence f
         on conflict (collection, id) do update set epoch = excluded.epoch, clock = excluded.clock
-        returning id, epoch, clock",
-        held(name),
+        returning id, epoch, clock"
     )
 }
 
 fn check(name: &str) -> String {
-    format!(
-        "with {GUARDED}
-        select t.id, t.epoch, t.clock from scheduler.{name} t join u on t.id = u.id where {GUARD}
-        order by t.id for share of t"
-    )
+    format!("with {} select id, epoch, clock from held", held_by_id(name, "share"))
 }
