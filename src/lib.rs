@@ -1,5 +1,6 @@
 //! Moves a running job scheduler from MongoDB to PostgreSQL without stopping it and without losing a write.
 
+pub mod anchor;
 pub mod backfill;
 pub mod cli;
 pub mod dataset;
@@ -8,10 +9,12 @@ pub mod entity;
 pub mod lock;
 pub mod mapping;
 pub mod migrate;
+pub mod mirror;
 pub mod plan;
 pub mod quarantine;
 pub mod scan;
 pub mod scheduler;
+pub mod secondary;
 pub mod secret;
 pub mod simulate;
 pub mod source;

@@ -134,11 +134,34 @@ pub fn documents(batch: &RawBatch) -> Result<Vec<&RawDocument>> {
         .collect()
 }
 
+/// The command that reads the documents of `collection` with the ids `ids` (`{_id: …}`), what `projection` names of them.
+/// Put together from bytes: an `_id` need not be UTF-8. Reads what a majority has, as of `after` or later.
+pub fn by_id<'a>(
+    collection: &str,
+    ids: impl Iterator<Item = &'a RawDocument>,
+    projection: RawDocumentBuf,
+    after: Option<Timestamp>,
+) -> bson::error::Result<RawDocumentBuf> {
+    let mut list = Builder::default();
+    for (index, id) in ids.filter_map(raw::first).enumerate() {
+        list.push(id.kind(), &index.to_string(), id.value_bytes());
+    }
+    let (mut condition, mut filter) = (Builder::default(), Builder::default());
+    condition.push(ElementType::Array, "$in", list.finish()?.as_bytes());
+    filter.push(ElementType::EmbeddedDocument, "_id", condition.finish()?.as_bytes());
+    let mut concern = rawdoc! { "level": "majority" };
+    if let Some(time) = after {
+        concern.append(cstr!("afterClusterTime"), time);
+    }
+    Ok(rawdoc! { "find": collection, "filter": filter.finish()?, "projection": projection, "readConcern": concern })
+}
+
 fn no_document() -> Error {
     ErrorKind::Custom(std::sync::Arc::new("the server's answer holds what is no document")).into()
 }
 
-async fn deadline<T>(answer: impl IntoFuture<Output = Result<T>>) -> Result<T> {
+/// Bounds an answer by [`ANSWER_WAIT`].
+pub async fn deadline<T>(answer: impl IntoFuture<Output = Result<T>>) -> Result<T> {
     let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the server did not answer in time");
     tokio::time::timeout(ANSWER_WAIT, answer.into_future()).await.map_err(late)?
 }

@@ -279,7 +279,8 @@ fn unselected(message: String, error: Error) -> SourceError {
     }
 }
 
-fn code(error: &Error) -> Option<i32> {
+/// The server's code of an error, if it is the server's.
+pub fn code(error: &Error) -> Option<i32> {
     match error.kind.as_ref() {
         ErrorKind::Command(error) => Some(error.code),
         ErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),

@@ -203,6 +203,12 @@ pub fn transient(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the statement is refused for what its rows hold: classes 22 (data), 23 (constraints), 54 (limits), P0 (raised
+/// by a function). Source: the PostgreSQL manual, appendix A.
+pub fn refuses_data(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)))
+}
+
 /// PostgreSQL's error codes, appendix A of its manual.
 fn transient_code(code: &str) -> bool {
     // 57P01, 02, 03: shut down by an administrator, crashed, starting up. 40001, 40P01: serialization, deadlock.

@@ -99,6 +99,7 @@ impl Ledger {
     pub async fn unfinished(connection: &mut PgConnection, entity: &'static Entity) -> Result<Option<Backfill>> {
         let found = sqlx::query(
             "select b.id, b.epoch, b.clock, b.estimated_documents,
+                exists (select from bridge.truncated t where t.collection = b.collection) as truncated,
                 (select coalesce(sum(c.documents), 0)::bigint from bridge.chunk c where c.backfill = b.id) as documents
             from bridge.backfill b where b.collection = $1 and b.finished_at is null",
         )
@@ -106,6 +107,9 @@ impl Ledger {
         .fetch_optional(connection)
         .await
         .map_err(Fault::target("read the ledger"))?;
+        if found.as_ref().is_some_and(|row| row.get("truncated")) {
+            return Err(Fault::Truncated { collection: entity.name });
+        }
         Ok(found.map(|row| Backfill {
             id: row.get("id"),
             entity,
@@ -113,6 +117,17 @@ impl Ledger {
             estimated: u64::try_from(row.get::<i64, _>("estimated_documents")).unwrap_or_default(),
             documents: u64::try_from(row.get::<i64, _>("documents")).unwrap_or_default(),
         }))
+    }
+
+    /// Gives up the unfinished backfills of `entities`. Whoever is at them finds its leases gone.
+    pub async fn give_up(connection: &mut PgConnection, entities: &[&'static Entity]) -> Result<()> {
+        let names: Vec<_> = entities.iter().map(|entity| entity.name).collect();
+        sqlx::query("delete from bridge.backfill where collection = any($1) and finished_at is null")
+            .bind(names)
+            .execute(connection)
+            .await
+            .map_err(Fault::target("give up the unfinished copies"))?;
+        Ok(())
     }
 
     /// Waits until no other process plans a backfill; held until the transaction ends.
@@ -125,7 +140,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes the plan of a new backfill.
+    /// Writes the plan of a new backfill, which brings back what was truncated.
     pub async fn begin(
         connection: &mut PgConnection,
         entity: &'static Entity,
@@ -139,6 +154,8 @@ impl Ledger {
             "with begun as (
                 insert into bridge.backfill (collection, epoch, clock, estimated_documents) values ($1, $2, $3, $4)
                 returning id
+            ), restored as (
+                delete from bridge.truncated where collection = $1
             ), planned as (
                 insert into bridge.chunk (backfill, ordinal, lower, upper)
                 select begun.id, ordinal, lower, upper

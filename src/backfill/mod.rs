@@ -3,7 +3,6 @@
 //! Invariants: progress moves only with the rows it speaks of; a row with a newer stamp stays; at the end of a
 //! collection its documents are its rows and its quarantine, by key.
 
-mod anchor;
 mod census;
 mod ledger;
 mod limit;
@@ -31,11 +30,13 @@ pub use limit::Rate;
 pub use progress::Progress;
 pub use read::BATCH_BYTES;
 
+use crate::anchor;
 use crate::entity::Entity;
 use crate::lock;
+use crate::mirror;
 use crate::plan;
 use crate::source::{Source, SourceError};
-use crate::stamp::Stamp;
+use crate::stamp::{Stamp, time_of};
 use crate::target::{Target, TargetError};
 use ledger::{Backfill, Ledger};
 use limit::Limiter;
@@ -47,6 +48,8 @@ use worker::{CHUNKS_PER_LOAD, Job, Patience, Shared};
 pub struct Options {
     /// What to copy, parents before children.
     pub entities: Vec<&'static Entity>,
+    /// What becomes of copies that are not finished.
+    pub start: Start,
     /// How many batches this process loads at once.
     pub workers: usize,
     /// The rate all workers of this process share.
@@ -61,7 +64,17 @@ pub struct Options {
     pub batch_bytes: u64,
 }
 
-/// [`Options::lease`] when nobody asks for another: how long the work of a process that was killed waits.
+/// What becomes of a copy that an earlier process has not finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It is carried on.
+    CarryOn,
+    /// It is given up: everything is copied anew, from a later anchor. What the mirror has not applied by then, it need not
+    /// apply any more.
+    Anew,
+}
+
+/// How long the work of a process that was killed waits for another, when nobody asks for another time.
 pub const LEASE: Duration = Duration::from_secs(15);
 
 /// [`Options::patience`] when nobody asks for another: a restart of either server fits in.
@@ -93,6 +106,12 @@ pub enum BackfillError {
         /// The phase.
         phase: String,
     },
+    /// A table was truncated after a part of it was copied.
+    #[error("{collection} was truncated in PostgreSQL while it was copied")]
+    Truncated {
+        /// Which.
+        collection: &'static str,
+    },
     /// A row of the ledger cannot be read.
     #[error("column {column} of bridge.chunk holds no BSON document")]
     Ledger {
@@ -116,6 +135,8 @@ enum Fault {
     Target { attempted: String, source: sqlx::Error },
     #[error("another process holds the chunk now")]
     LeaseLost,
+    #[error("{collection} was truncated in PostgreSQL while it was copied")]
+    Truncated { collection: &'static str },
     #[error("a task of the backfill ended by itself")]
     Crashed,
     #[error("column {column} of bridge.chunk holds no BSON document")]
@@ -139,7 +160,7 @@ impl Fault {
         match self {
             Self::Source { source, .. } => crate::source::transient(source),
             Self::Target { source, .. } => crate::target::transient(source),
-            Self::LeaseLost | Self::Crashed | Self::Ledger { .. } => false,
+            Self::LeaseLost | Self::Crashed | Self::Truncated { .. } | Self::Ledger { .. } => false,
         }
     }
 
@@ -148,10 +169,9 @@ impl Fault {
         source.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
     }
 
-    /// Whether the target refuses what the rows hold: classes 22 (data), 23 (constraints), 54 (limits), P0 (raised by
-    /// a function). Source: PostgreSQL manual, appendix A.
+    /// Whether the target refuses what the rows hold.
     fn is_refusal(&self) -> bool {
-        self.code().is_some_and(|code| ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)))
+        matches!(self, Self::Target { source, .. } if crate::target::refuses_data(source))
     }
 
     /// Whether a row with one of the keys is there already.
@@ -171,6 +191,7 @@ impl From<Fault> for BackfillError {
             Fault::Source { attempted, source } => SourceError::of(attempted, *source).into(),
             Fault::Target { attempted, source } => TargetError::of(attempted, source).into(),
             Fault::Ledger { column } => Self::Ledger { column },
+            Fault::Truncated { collection } => Self::Truncated { collection },
             Fault::LeaseLost => Self::Interrupted,
             Fault::Crashed => Self::Crashed,
         }
@@ -196,10 +217,9 @@ pub async fn run(
     begun(&progress);
 
     let ledger = Ledger::new(target.pool().clone(), options.lease);
-    let jobs = backfills
-        .iter()
-        .zip(progress)
-        .map(|(backfill, progress)| (backfill.id, Job::new(backfill.clone(), oplog_time(backfill.anchor), progress)));
+    let jobs = backfills.iter().zip(progress).map(|(backfill, progress)| {
+        (backfill.id, Job::new(backfill.clone(), time_of(backfill.anchor.clock), progress))
+    });
     let shared = Arc::new(Shared {
         source: source.clone(),
         ledger: ledger.clone(),
@@ -238,6 +258,9 @@ async fn require_secondary(target: &Target) -> std::result::Result<i32, Backfill
 async fn open(source: &Source, target: &Target, options: &Options, epoch: i32) -> Result<Vec<Backfill>> {
     let mut transaction = target.pool().begin().await.map_err(Fault::target("begin a transaction"))?;
     Ledger::lock_planning(&mut transaction).await?;
+    if options.start == Start::Anew {
+        Ledger::give_up(&mut transaction, &options.entities).await?;
+    }
     let mut backfills = Vec::new();
     let mut anchor = None;
     for entity in &options.entities {
@@ -252,6 +275,9 @@ async fn open(source: &Source, target: &Target, options: &Options, epoch: i32) -
             }
         });
     }
+    if options.start == Start::Anew {
+        mirror::skip_covered(&mut transaction).await.map_err(Fault::target("move the mirror's beginning on"))?;
+    }
     transaction.commit().await.map_err(Fault::target("commit the plan"))?;
     Ok(backfills)
 }
@@ -259,7 +285,7 @@ async fn open(source: &Source, target: &Target, options: &Options, epoch: i32) -
 async fn take_anchor(source: &Source, connection: &mut PgConnection) -> Result<Timestamp> {
     let attempted = format!("write the anchor to {}", anchor::COLLECTION);
     let time = anchor::take(source).await.map_err(Fault::source(attempted))?;
-    anchor::keep_start(time, connection).await?;
+    anchor::keep_start(time, connection).await.map_err(Fault::target("store where the mirror begins"))?;
     Ok(time)
 }
 
@@ -273,11 +299,6 @@ async fn begin(
     let attempted = format!("plan the chunks of {}", entity.name);
     let plan = plan::plan(source, entity.name, options.chunk_bytes).await.map_err(Fault::source(attempted))?;
     Ledger::begin(connection, entity, anchor, &plan).await
-}
-
-fn oplog_time(stamp: Stamp) -> Timestamp {
-    let half = |bits: i64| u32::try_from(bits & i64::from(u32::MAX)).unwrap_or_default();
-    Timestamp { time: half(stamp.clock >> 32), increment: half(stamp.clock) }
 }
 
 async fn work(shared: &Arc<Shared>, workers: usize) -> Result<()> {

@@ -4,6 +4,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::entity::Entity;
 use crate::mapping::Mapping;
+use crate::secondary::{Replaces, merge, quarantine};
 
 /// A statement built from the field table.
 pub type Statement = AssertSqlSafe<String>;
@@ -22,19 +23,10 @@ pub struct Statements {
     quarantine: String,
 }
 
-/// No tombstone and no quarantined version that is as new as the row `s`, or newer.
-const UNHINDERED: &str = "not exists (
-        select from bridge.tombstone b
-        where b.collection = $1 and b.id = s.id and (b.epoch, b.clock) >= (s.epoch, s.clock)
-    ) and not exists (
-        select from bridge.quarantine b
-        where b.collection = $1 and b.id = s.id and (b.epoch, b.clock) >= (s.epoch, s.clock)
-    )";
-
 impl Statements {
     /// The statements of `entity`.
-    pub fn new(entity: &Entity, mapping: Mapping) -> Self {
-        let name = entity.name;
+    pub fn new(entity: &'static Entity) -> Self {
+        let (name, mapping) = (entity.name, Mapping::new(entity));
         let columns = mapping.columns().collect::<Vec<_>>().join(", ");
         Self {
             copy: format!("copy scheduler.{name} ({columns}) from stdin (format binary)"),
@@ -42,10 +34,10 @@ impl Statements {
             create_staging: format!(
                 "create temp table if not exists staging_{name} (like scheduler.{name}) on commit delete rows"
             ),
-            merge: merge(name, &columns, mapping),
+            merge: merge(entity, "", &format!("pg_temp.staging_{name} s"), Replaces::Older),
             is_empty: is_empty(name),
             sweep: sweep(name),
-            quarantine: quarantine(name),
+            quarantine: quarantine(entity, Replaces::Older),
         }
     }
 
@@ -97,23 +89,6 @@ const SWEEP_QUARANTINE: &str = "with gone as (
     )
     select count(*) from gone";
 
-fn merge(name: &str, columns: &str, mapping: Mapping) -> String {
-    let others = mapping.columns().filter(|column| *column != "id");
-    let set = others.map(|column| format!("{column} = excluded.{column}")).collect::<Vec<_>>().join(", ");
-    // The row's own stamp is compared in `on conflict`, where PostgreSQL re-reads the row after waiting for its lock.
-    format!(
-        "with released as (
-            delete from bridge.quarantine b using pg_temp.staging_{name} s
-            where b.collection = $1 and b.id = s.id and (b.epoch, b.clock) < (s.epoch, s.clock)
-        )
-        insert into scheduler.{name} as t ({columns})
-        select {columns} from pg_temp.staging_{name} s
-        where {UNHINDERED}
-        on conflict (id) do update set {set}
-        where (t.epoch, t.clock) < (excluded.epoch, excluded.clock)"
-    )
-}
-
 fn is_empty(name: &str) -> String {
     format!(
         "select not exists (select from scheduler.{name} where id between $1 and $2)
@@ -136,27 +111,5 @@ fn sweep(name: &str) -> String {
             where (b.epoch, b.clock) < (excluded.epoch, excluded.clock)
         )
         select count(*) from gone"
-    )
-}
-
-fn quarantine(name: &str) -> String {
-    format!(
-        "with refused (collection, id, document, reason, epoch, clock) as (
-            select $1::text, $2::text, $3::bytea, $4::text, $5::integer, $6::bigint
-        ), replaced as (
-            delete from scheduler.{name} t using refused s
-            where t.id = s.id and (t.epoch, t.clock) < (s.epoch, s.clock)
-        )
-        insert into bridge.quarantine as q (collection, id, document, reason, epoch, clock)
-        select * from refused s
-        where not exists (
-            select from bridge.tombstone b
-            where b.collection = s.collection and b.id = s.id and (b.epoch, b.clock) >= (s.epoch, s.clock)
-        ) and not exists (
-            select from scheduler.{name} t where t.id = s.id and (t.epoch, t.clock) >= (s.epoch, s.clock)
-        )
-        on conflict (collection, id) do update
-        set document = excluded.document, reason = excluded.reason, epoch = excluded.epoch, clock = excluded.clock
-        where (q.epoch, q.clock) < (excluded.epoch, excluded.clock)"
     )
 }

@@ -86,7 +86,7 @@ pub struct Job {
 impl Job {
     pub fn new(backfill: Backfill, after: Timestamp, progress: Arc<Progress>) -> Self {
         let entity = backfill.entity;
-        Self { statements: Statements::new(entity, Mapping::new(entity)), backfill, after, progress }
+        Self { statements: Statements::new(entity), backfill, after, progress }
     }
 
     fn entity(&self) -> &'static Entity {

@@ -7,8 +7,8 @@ use clap::Args;
 use super::progress::Display;
 use super::settings::{Limits, Pace, collection};
 use super::summary::Summary;
-use super::{Context, Exit, Failure};
-use crate::backfill::{self, BackfillError, Copied, Options, Rate, Refused};
+use super::{Context, Exit, Failure, follow};
+use crate::backfill::{self, BackfillError, Copied, Options, Rate, Refused, Start};
 use crate::entity::{ENTITIES, Entity};
 
 /// Arguments of `bridge backfill`.
@@ -18,15 +18,26 @@ pub(super) struct BackfillArgs {
     #[arg(value_name = "COLLECTION", value_parser = collection())]
     pub collections: Vec<&'static Entity>,
     /// Map every document and report what would become of it, but write nothing; needs no PostgreSQL
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["follow", "resync"])]
     pub dry_run: bool,
+    /// Copy from the beginning, also what an earlier copy has not finished: after history was lost, or a collection dropped,
+    /// renamed or truncated
+    #[arg(long)]
+    pub resync: bool,
+    /// Mirror live writes meanwhile, say when the stores are level, and keep them so until told to stop
+    #[arg(long)]
+    pub follow: bool,
     #[command(flatten)]
     pub pace: Pace,
 }
 
 pub(super) async fn run(args: BackfillArgs, context: &Context) -> Result<Exit, Failure> {
     let limits = args.pace.settled(&context.settings);
-    let options = options(&args.collections, &limits);
+    let start = if args.resync { Start::Anew } else { Start::CarryOn };
+    let options = options(&args.collections, start, &limits);
+    if args.follow {
+        return follow::run(&options, &limits, context).await;
+    }
     let display = Display::new(context.output);
     let (copied, refused) = if args.dry_run {
         census(&options, &display, context).await?
@@ -40,13 +51,14 @@ pub(super) async fn run(args: BackfillArgs, context: &Context) -> Result<Exit, F
 }
 
 /// The engine's options: the collections in the order of the entities, each once.
-fn options(collections: &[&'static Entity], limits: &Limits) -> Options {
+fn options(collections: &[&'static Entity], start: Start, limits: &Limits) -> Options {
     let is_named = |entity: &Entity| collections.is_empty() || collections.iter().any(|one| one.name == entity.name);
     Options {
         entities: ENTITIES.iter().copied().filter(|entity| is_named(entity)).collect(),
+        start,
         workers: limits.workers.get(),
         rate: Rate { documents: limits.documents_per_second.map(NonZeroU32::into), bytes: limits.bytes_per_second },
-        lease: limits.lease.unwrap_or(backfill::LEASE),
+        lease: limits.lease,
         patience: limits.patience.unwrap_or(backfill::PATIENCE),
         chunk_bytes: limits.chunk_bytes.map_or(crate::plan::CHUNK_BYTES, |bytes| bytes.get().into()),
         batch_bytes: limits.batch_bytes.map_or(backfill::BATCH_BYTES, NonZeroU64::get),
@@ -86,11 +98,18 @@ impl From<BackfillError> for Failure {
             BackfillError::Primary { .. } => {
                 (Exit::Refused, "nothing is to be copied any more: the mirror keeps MongoDB level")
             }
+            BackfillError::Truncated { collection } => {
+                let hint =
+                    format!("run `bridge backfill --resync {collection}`; it copies the collection from the beginning");
+                return Self::of(Exit::Target, &error).hint(hint);
+            }
             BackfillError::Ledger { .. } => (Exit::Target, LEDGER),
             BackfillError::Crashed => {
                 (Exit::Target, "report it with the log, then run the command again; it carries on")
             }
-            BackfillError::Interrupted => (Exit::Interrupted, "run the same command again; it carries on"),
+            BackfillError::Interrupted => {
+                (Exit::Interrupted, "run the same command again, without --resync; it carries on")
+            }
         };
         Self::of(exit, &error).hint(hint)
     }

@@ -61,6 +61,13 @@ impl Context {
         Ok(target)
     }
 
+    /// Opens PostgreSQL with the whole schema and a few connections for statements by keys.
+    pub async fn keyed_target(&self) -> Result<Target, Failure> {
+        let target = Target::open_prepared(self.settings.postgres_url()?, CONNECTIONS_BESIDES).await?;
+        target.require_schema().await?;
+        Ok(target)
+    }
+
     /// Runs work that may be dropped at any point until it ends or the user stops it.
     pub async fn until_stopped<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let stopped = || Failure::new(Exit::Interrupted, "stopped");

@@ -6,8 +6,10 @@ mod context;
 mod demo;
 pub mod escape;
 mod exit;
+mod follow;
 mod log;
 mod migrate;
+mod mirror;
 mod output;
 mod progress;
 mod quarantine;
@@ -53,6 +55,8 @@ enum Command {
     Migrate,
     /// Copy collections into PostgreSQL; the same command carries on after an interruption
     Backfill(backfill::BackfillArgs),
+    /// Keep PostgreSQL level with a MongoDB that is in use, until told to stop; others stand by
+    Mirror(mirror::MirrorArgs),
     /// Compare both stores, document by document
     Verify(verify::VerifyArgs),
     /// Look at the documents that could not become a row
@@ -105,6 +109,7 @@ async fn dispatched(command: Command, context: &Context) -> Result<Exit, Failure
     match command {
         Command::Migrate => migrate::run(context).await,
         Command::Backfill(args) => backfill::run(args, context).await,
+        Command::Mirror(args) => mirror::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Quarantine(args) => quarantine::run(args, context).await,
         Command::Simulate(args) => simulate::run(args, context).await,

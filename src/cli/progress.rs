@@ -47,6 +47,29 @@ impl Drop for Bar {
     }
 }
 
+/// A line of its own, for work that has no end. Hidden when stderr is no terminal; removed when dropped.
+pub(super) struct Spinner(ProgressBar);
+
+impl Spinner {
+    /// An empty line.
+    pub(super) fn new() -> Self {
+        Self(BARS.add(ProgressBar::new_spinner()))
+    }
+
+    /// Says this from now on.
+    pub(super) fn say(&self, text: String) {
+        self.0.set_message(text);
+        self.0.tick();
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+        BARS.remove(&self.0);
+    }
+}
+
 fn style() -> ProgressStyle {
     let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         #[expect(

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{Exit, Failure};
+use crate::backfill::LEASE;
 use crate::entity::{self, ENTITIES, Entity};
 use crate::secret::{Secrets, has_password};
 
@@ -51,6 +52,14 @@ pub(super) struct Workers {
     workers: Option<NonZeroUsize>,
 }
 
+/// How long others wait for a process that may be dead.
+#[derive(Debug, Default, Args)]
+pub(super) struct Lease {
+    /// How long work stays with a process that is not heard of [default: 15] [file: lease-seconds]
+    #[arg(long, env = "BRIDGE_LEASE_SECONDS", hide_env_values = true, value_name = "N")]
+    lease_seconds: Option<NonZeroU32>,
+}
+
 /// How fast a command may read, and how long it waits for others.
 #[derive(Debug, Default, Args)]
 pub(super) struct Pace {
@@ -68,9 +77,8 @@ pub(super) struct Pace {
     /// Bytes of one chunk, the share of a collection that one worker takes at a time [file: chunk-bytes]
     #[arg(long, env = "BRIDGE_CHUNK_BYTES", hide_env_values = true, value_name = "N")]
     chunk_bytes: Option<NonZeroU32>,
-    /// How long work stays with a process that is not heard of [default: 15] [file: lease-seconds]
-    #[arg(long, env = "BRIDGE_LEASE_SECONDS", hide_env_values = true, value_name = "N")]
-    lease_seconds: Option<NonZeroU32>,
+    #[command(flatten)]
+    pub lease: Lease,
     /// How long a lost connection is tried again without any progress [default: 60] [file: retry-seconds]
     #[arg(long, env = "BRIDGE_RETRY_SECONDS", hide_env_values = true, value_name = "N")]
     retry_seconds: Option<u32>,
@@ -116,7 +124,7 @@ pub struct Limits {
     /// Bytes of one chunk; the plan's default when absent.
     pub chunk_bytes: Option<NonZeroU32>,
     /// How long work stays with a process that is not heard of; the engine's default when absent.
-    pub lease: Option<Duration>,
+    pub lease: Duration,
     /// How long a lost connection is tried again; the engine's default when absent.
     pub patience: Option<Duration>,
 }
@@ -177,6 +185,14 @@ impl Workers {
     }
 }
 
+impl Lease {
+    /// The lease, from all its places.
+    pub(super) fn settled(&self, settings: &Settings) -> Duration {
+        let given = self.lease_seconds.or(settings.file.lease_seconds);
+        given.map_or(LEASE, |lease| seconds(lease.get()))
+    }
+}
+
 impl Pace {
     /// The limits, from all their places.
     pub(super) fn settled(&self, settings: &Settings) -> Limits {
@@ -186,7 +202,7 @@ impl Pace {
             bytes_per_second: self.bytes_per_second.or(settings.file.bytes_per_second),
             batch_bytes: self.batch_bytes.or(settings.file.batch_bytes),
             chunk_bytes: self.chunk_bytes.or(settings.file.chunk_bytes),
-            lease: self.lease_seconds.or(settings.file.lease_seconds).map(|lease| seconds(lease.get())),
+            lease: self.lease.settled(settings),
             patience: self.retry_seconds.or(settings.file.retry_seconds).map(seconds),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use bson::spec::ElementType;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use futures::TryStreamExt;
 use sqlx::PgPool;
@@ -10,7 +9,7 @@ use sqlx::PgPool;
 use super::rows::{Found, Rows};
 use super::{Fault, Result, canonical};
 use crate::entity::Entity;
-use crate::mapping::raw::{self, Builder};
+use crate::mapping::raw;
 use crate::mapping::{Key, Mapping};
 use crate::scan;
 use crate::source::Source;
@@ -102,10 +101,8 @@ impl Recheck {
     ) -> Result<HashMap<String, RawDocumentBuf>> {
         let attempted = || format!("read documents of {} again", self.entity.name);
         let fault = |error| Fault::source(attempted(), error);
-        let filter = any_of(suspects).map_err(|error| fault(error.into()))?;
-        let command = rawdoc! {
-            "find": self.entity.name, "filter": filter, "projection": projection, "readConcern": { "level": "majority" },
-        };
+        let ids = suspects.iter().map(|suspect| suspect.id.as_ref());
+        let command = scan::by_id(self.entity.name, ids, projection, None).map_err(|error| fault(error.into()))?;
         let mut cursor = self.source.database().run_raw_cursor_command(command).batch().await.map_err(fault)?;
         let (mapping, mut found) = (Mapping::new(self.entity), HashMap::new());
         while let Some(batch) = cursor.try_next().await.map_err(fault)? {
@@ -115,18 +112,6 @@ impl Recheck {
         }
         Ok(found)
     }
-}
-
-/// `{_id: {$in: […]}}`, put together from bytes: an `_id` need not be UTF-8.
-fn any_of(suspects: &[Suspect]) -> bson::error::Result<RawDocumentBuf> {
-    let mut ids = Builder::default();
-    for (index, id) in suspects.iter().filter_map(|suspect| raw::first(&suspect.id)).enumerate() {
-        ids.push(id.kind(), &index.to_string(), id.value_bytes());
-    }
-    let (mut condition, mut filter) = (Builder::default(), Builder::default());
-    condition.push(ElementType::Array, "$in", ids.finish()?.as_bytes());
-    filter.push(ElementType::EmbeddedDocument, "_id", condition.finish()?.as_bytes());
-    filter.finish()
 }
 
 fn decide(suspect: Suspect, document: Option<RawDocumentBuf>, found: Found) -> Option<Difference> {

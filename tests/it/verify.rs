@@ -33,6 +33,7 @@ pub async fn backfill_in_chunks_of(bed: &Bed, chunk_bytes: i64) -> Vec<backfill:
     let (source, target) = stores(bed).await;
     let options = backfill::Options {
         entities: ENTITIES.to_vec(),
+        start: backfill::Start::CarryOn,
         workers: 3,
         rate: backfill::Rate::default(),
         lease: Duration::from_secs(5),

@@ -4,10 +4,10 @@
 //! deletion leaves a tombstone with a stamp of its own. A single change is one statement and one round trip; several
 //! are one transaction.
 
-mod arrays;
+pub(crate) mod arrays;
 mod find;
 pub mod rows;
-mod statements;
+pub(crate) mod statements;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

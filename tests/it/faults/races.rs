@@ -3,7 +3,7 @@
 //! Collection `schedules`, key `k`. The document is what the backfill reads; the live write is newer than any read.
 
 use mongodb::bson::{Document, doc};
-use scheduler_bridge::backfill::{self, BackfillError, Copied, Options, Rate};
+use scheduler_bridge::backfill::{self, BackfillError, Copied, Options, Rate, Start};
 use scheduler_bridge::{entity, lock};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor};
@@ -125,6 +125,7 @@ async fn start(bed: &Bed) -> Running {
     tokio::spawn(async move {
         let options = Options {
             entities: vec![entity::named("schedules").expect("an entity")],
+            start: Start::CarryOn,
             workers: 1,
             rate: Rate::default(),
             lease: Duration::from_secs(60),

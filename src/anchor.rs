@@ -5,7 +5,6 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, WriteConcern};
 use sqlx::PgConnection;
 
-use super::Fault;
 use crate::scan::ANSWER_WAIT;
 use crate::source::Source;
 use crate::stamp::Stamp;
@@ -32,11 +31,10 @@ pub async fn take(source: &Source) -> Result<Timestamp, Error> {
 
 /// Stores where the mirror begins, unless it is further already. A time serves as well as a resume token: a change
 /// stream started at it begins with the anchor's own event, and every write before that is seen by every read after it.
-pub async fn keep_start(time: Timestamp, connection: &mut PgConnection) -> Result<(), Fault> {
+pub async fn keep_start(time: Timestamp, connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query("insert into bridge.stream (clock) values ($1) on conflict do nothing")
         .bind(Stamp::of_oplog(0, time).clock)
         .execute(connection)
-        .await
-        .map_err(Fault::target("store where the mirror begins"))?;
+        .await?;
     Ok(())
 }

@@ -1,0 +1,309 @@
+//! The mirror: live writes follow, from the store that is the primary to the one that is not (design 9).
+//!
+//! Invariants: one process is active, the others stand by; progress moves only with the rows it speaks of; of each key
+//! the newest write stands, whatever was repeated or came late. Every fault that passes has the same remedy: begin again
+//! from what PostgreSQL says.
+
+mod apply;
+mod fold;
+mod position;
+mod prepare;
+mod progress;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::apply::Applier;
+use self::position::{Held, Seat};
+use self::stream::{Answer, Stream};
+use crate::anchor;
+use crate::source::{DriverError, Source, SourceError};
+use crate::target::{Target, TargetError};
+
+pub use self::position::skip_covered;
+pub use self::progress::{Lag, Progress};
+
+/// How to run a mirror.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a process that is not heard of stays the active one.
+    pub lease: Duration,
+}
+
+/// How often a process that stands by looks whether it is its turn, at least.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why a mirror ended. What passes by itself does not end it.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// MongoDB failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// PostgreSQL failed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The oplog does not reach back to where the mirror was.
+    #[error("MongoDB's oplog does not reach back to where the mirror was: writes were missed")]
+    HistoryLost {
+        /// The server's answer.
+        source: DriverError,
+    },
+    /// The database was dropped.
+    #[error("the change stream was invalidated: the database was dropped")]
+    Invalidated,
+    /// A collection was dropped.
+    #[error("collection {collection} was dropped: that its documents are gone, no event says")]
+    Dropped {
+        /// Which.
+        collection: String,
+    },
+    /// A collection was renamed, or another took its name.
+    #[error("collection {from} was renamed to {to}: what became of the documents of either, no event says")]
+    Renamed {
+        /// The name before.
+        from: String,
+        /// The name after.
+        to: String,
+    },
+    /// Tables were truncated.
+    #[error("truncated in PostgreSQL and not copied again: {}", collections.join(", "))]
+    Truncated {
+        /// Which.
+        collections: Vec<String>,
+    },
+    /// The other direction.
+    #[error("PostgreSQL is the primary in phase {phase}: its rows are not overwritten")]
+    Primary {
+        /// The phase.
+        phase: String,
+    },
+    /// The row of the stream cannot be read.
+    #[error("column token of bridge.stream holds no BSON document")]
+    Token,
+    /// A bug: a task panicked. Its own report is in the log.
+    #[error("a task of the mirror ended by itself")]
+    Crashed,
+}
+
+/// A failure inside the mirror, with what was attempted.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("could not {attempted}")]
+    Source { attempted: String, source: Box<mongodb::error::Error> },
+    #[error("could not {attempted}")]
+    Target { attempted: String, source: sqlx::Error },
+    #[error("PostgreSQL did not answer in time")]
+    Silent,
+    #[error("another process is the active mirror now, or it was told to go on elsewhere")]
+    LeaseLost,
+    #[error(transparent)]
+    Ended(MirrorError),
+}
+
+type Result<T> = std::result::Result<T, Fault>;
+
+impl Fault {
+    fn source(attempted: impl Into<String>) -> impl Fn(mongodb::error::Error) -> Self {
+        let attempted = attempted.into();
+        move |source| Self::Source { attempted: attempted.clone(), source: Box::new(source) }
+    }
+
+    fn target(attempted: impl Into<String>) -> impl Fn(sqlx::Error) -> Self {
+        let attempted = attempted.into();
+        move |source| Self::Target { attempted: attempted.clone(), source }
+    }
+
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Source { source, .. } => crate::source::transient(source),
+            Self::Target { source, .. } => crate::target::transient(source),
+            Self::Silent | Self::LeaseLost => true,
+            Self::Ended(_) => false,
+        }
+    }
+
+    /// Whether PostgreSQL refuses what the rows hold.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Target { source, .. } if crate::target::refuses_data(source))
+    }
+
+    /// The reason of a quarantine.
+    fn refusal(&self) -> String {
+        format!("PostgreSQL refused it: {}", crate::error_text(self))
+    }
+}
+
+impl From<Fault> for MirrorError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Source { attempted, source } => SourceError::of(attempted, *source).into(),
+            Fault::Target { attempted, source } => TargetError::of(attempted, source).into(),
+            Fault::Ended(error) => error,
+            // Both pass, and are tried again.
+            Fault::Silent | Fault::LeaseLost => Self::Crashed,
+        }
+    }
+}
+
+/// Mirrors live writes until `stop` is cancelled, then gives the lease back. Takes the anchor where no backfill has.
+///
+/// Faults that pass are tried again for ever: a primary must not suffer because its secondary is away for an hour.
+/// Dropping the future loses no more than the transaction under way; the lease then ends by itself.
+pub async fn run(
+    source: &Source,
+    target: &Target,
+    options: &Options,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+) -> std::result::Result<(), MirrorError> {
+    let seat = Seat::new(target.pool().clone(), options.lease);
+    let mirror = Mirror { source: source.clone(), seat, progress, stop };
+    let mut waits = waits();
+    let mut reached = None;
+    while !mirror.stop.is_cancelled() {
+        let Err(fault) = mirror.follow().await else { break };
+        if !fault.is_transient() {
+            mirror.leave().await;
+            return Err(fault.into());
+        }
+        // Patience begins anew with every progress.
+        if reached.replace(mirror.progress.applied()) != Some(mirror.progress.applied()) {
+            waits = self::waits();
+        }
+        let wait = waits.next().unwrap_or(LOOK);
+        tracing::warn!(error = %crate::error_text(&fault), ?wait, "will go on");
+        mirror.pause(wait).await;
+    }
+    mirror.leave().await;
+    Ok(())
+}
+
+/// How often it is looked whether the mirror has passed a mark.
+const MARK_LOOK: Duration = Duration::from_millis(50);
+
+/// Writes a mark to MongoDB and waits until the active mirror, of whichever process, has applied everything before it; waits
+/// as long as that takes. Dropping the future does no harm.
+pub async fn until_level(source: &Source, target: &Target) -> std::result::Result<(), MirrorError> {
+    let time = anchor::take(source).await;
+    let time = time.map_err(|error| SourceError::of(format!("write a mark to {}", anchor::COLLECTION), error))?;
+    loop {
+        let passed = sqlx::query_scalar("select exists (select from bridge.stream where clock >= $1)")
+            .bind(crate::stamp::clock(time))
+            .fetch_one(target.pool())
+            .await;
+        match passed {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) if crate::target::transient(&error) => {}
+            Err(error) => return Err(TargetError::of("look how far the mirror is", error).into()),
+        }
+        tokio::time::sleep(MARK_LOOK).await;
+    }
+}
+
+struct Mirror {
+    source: Source,
+    seat: Seat,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+}
+
+impl Mirror {
+    /// Waits for the seat, and follows the change stream from it.
+    async fn follow(&self) -> Result<()> {
+        if !self.seat.is_there().await? {
+            self.begin().await?;
+        }
+        let Some(held) = self.seated().await? else { return Ok(()) };
+        self.progress.activate(held.position.clock);
+        let followed = self.tail(held).await;
+        self.progress.deactivate();
+        followed
+    }
+
+    /// Waits until this process is the active one; nothing when it is to stop.
+    async fn seated(&self) -> Result<Option<Held>> {
+        while !self.stop.is_cancelled() {
+            if let Some(held) = self.seat.take().await? {
+                return Ok(Some(held));
+            }
+            self.pause(LOOK.min(self.seat.renewal())).await;
+        }
+        Ok(None)
+    }
+
+    /// Takes the anchor from which the stream begins.
+    async fn begin(&self) -> Result<()> {
+        let attempted = format!("write the anchor to {}", anchor::COLLECTION);
+        let time = anchor::take(&self.source).await.map_err(Fault::source(attempted))?;
+        let pool = self.seat.pool();
+        let mut connection = pool.acquire().await.map_err(Fault::target("connect"))?;
+        anchor::keep_start(time, &mut connection).await.map_err(Fault::target("store where the mirror begins"))
+    }
+
+    /// Follows the stream until this process is to stop. What was read before a fault of the source is applied.
+    async fn tail(&self, held: Held) -> Result<()> {
+        let (answers, answered) = mpsc::channel(1);
+        let (parts, prepared) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(read(self.source.clone(), held.clone(), self.progress.clone(), answers));
+        tasks.spawn(prepare::prepare(self.source.clone(), held.epoch, answered, parts));
+        let applier = Applier::new(self.seat.clone(), held, self.progress.clone());
+        let applied = applier.run(prepared, &self.stop).await;
+        if applied.is_err() || self.stop.is_cancelled() {
+            tasks.abort_all();
+        }
+        let mut failed = applied.err();
+        while let Some(task) = tasks.join_next().await {
+            match task {
+                Ok(Err(fault)) => failed = failed.or(Some(fault)),
+                Err(error) if error.is_panic() => failed = failed.or(Some(Fault::Ended(MirrorError::Crashed))),
+                Ok(Ok(())) | Err(_) => {}
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn pause(&self, wait: Duration) {
+        self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+    }
+
+    /// Whether that succeeds does not matter: the lease ends by itself.
+    async fn leave(&self) {
+        if let Err(fault) = self.seat.leave().await {
+            tracing::warn!(error = %crate::error_text(&fault), "the lease was not given back; it ends by itself");
+        }
+    }
+}
+
+/// Reads the stream until nobody takes its answers any more.
+async fn read(source: Source, held: Held, progress: Arc<Progress>, out: mpsc::Sender<Answer>) -> Result<()> {
+    let mut stream = Stream::open(&source, held.position, held.anchors).await?;
+    loop {
+        let mut answer = stream.next().await?;
+        let end = answer.end.take();
+        progress.answered(answer.events.len(), answer.now, answer.is_last);
+        if out.send(answer).await.is_err() {
+            return Ok(()); // the applier has ended, and says why
+        }
+        if let Some(end) = end {
+            return Err(Fault::Ended(end));
+        }
+    }
+}
+
+/// The pauses after faults: from a tenth of a second, doubling to five seconds.
+fn waits() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

@@ -1,0 +1,86 @@
+//! How far the mirror is, for those who look on.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use bson::Timestamp;
+
+use crate::stamp::clock;
+
+/// How far PostgreSQL is behind MongoDB.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Lag {
+    /// Seconds between the last event applied and the newest write that MongoDB told of; 0 when nothing is left to apply.
+    pub seconds: f64,
+    /// Events read and not applied yet. How many MongoDB holds beyond these it does not tell.
+    pub events: i64,
+}
+
+/// Counters of one mirror, which others may read at any time.
+#[derive(Debug, Default)]
+pub struct Progress {
+    active: AtomicBool,
+    read: AtomicU64,
+    applied: AtomicU64,
+    clock: AtomicI64,
+    source_clock: AtomicI64,
+    is_drained: AtomicBool,
+}
+
+impl Progress {
+    /// Whether this process is the active one.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Relaxed)
+    }
+
+    /// Events applied by this process.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Relaxed)
+    }
+
+    /// The clock of the last event applied.
+    pub fn clock(&self) -> i64 {
+        self.clock.load(Relaxed)
+    }
+
+    /// How far PostgreSQL is behind, as far as this process knows; nothing while it stands by.
+    pub fn lag(&self) -> Option<Lag> {
+        self.is_active().then(|| self.lag_behind(self.clock(), 0))
+    }
+
+    /// The lag once `events` more are applied, the last of them at `clock`.
+    pub(super) fn lag_behind(&self, clock: i64, events: u64) -> Lag {
+        let left = self.read.load(Relaxed).saturating_sub(self.applied.load(Relaxed) + events);
+        if left == 0 && self.is_drained.load(Relaxed) {
+            return Lag::default();
+        }
+        let seconds = (self.source_clock.load(Relaxed) >> 32) - (clock >> 32);
+        let seconds = i32::try_from(seconds.max(0)).unwrap_or(i32::MAX).into();
+        Lag { seconds, events: i64::try_from(left).unwrap_or(i64::MAX) }
+    }
+
+    pub(super) fn activate(&self, clock: i64) {
+        self.clock.store(clock, Relaxed);
+        self.source_clock.store(clock, Relaxed);
+        self.is_drained.store(false, Relaxed);
+        self.active.store(true, Relaxed);
+    }
+
+    /// What was read and not applied is read again by whoever comes next.
+    pub(super) fn deactivate(&self) {
+        self.active.store(false, Relaxed);
+        self.read.store(self.applied(), Relaxed);
+    }
+
+    /// Counts an answer of `events`; a short one shows that the server had no more.
+    pub(super) fn answered(&self, events: usize, now: Option<Timestamp>, is_short: bool) {
+        self.read.fetch_add(u64::try_from(events).unwrap_or_default(), Relaxed);
+        self.source_clock.fetch_max(now.map_or(0, clock), Relaxed);
+        self.is_drained.store(is_short, Relaxed);
+    }
+
+    /// Counts events that are committed.
+    pub(super) fn committed(&self, events: u64, clock: i64) {
+        self.applied.fetch_add(events, Relaxed);
+        self.clock.fetch_max(clock, Relaxed);
+    }
+}
