@@ -51,7 +51,7 @@ struct Follow<'a> {
 impl Follow<'_> {
     async fn copy_and_watch(&self) -> Result<(), Failure> {
         self.copy().await?;
-        let watch = Watch::new(self.context.output, self.progress.clone());
+        let mut watch = Watch::new(self.context.output, self.progress.clone());
         watch.until_level(&self.stores.source, &self.stores.target, self.stop).await?;
         watch.until(self.stop).await?;
         watch.summary()

@@ -33,7 +33,7 @@ pub(super) async fn run(args: MirrorArgs, context: &Context) -> Result<Exit, Fai
     let options = Options { lease: args.lease.settled(&context.settings) };
     let progress = Arc::new(Progress::default());
     let work = mirror::run(&source, &target, &options, progress.clone(), context.stop.clone());
-    let shown = Watch::new(context.output, progress);
+    let mut shown = Watch::new(context.output, progress);
     shown.during(work).await??;
     shown.summary()?;
     Ok(Exit::Clean)
@@ -44,12 +44,17 @@ pub(super) struct Watch {
     output: Output,
     progress: Arc<Progress>,
     started: Instant,
+    said: Said,
 }
 
+const ACTIVE: &str = "mirroring: this process is the active one";
+const STANDBY: &str = "standing by: another mirror is the active one, or a server is away";
+
 /// What was said last.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Said {
-    state: Option<State>,
+    /// Whether this process was the active one.
+    active: Option<bool>,
     line: Option<(Instant, u64)>,
 }
 
@@ -77,30 +82,30 @@ impl State {
 impl Watch {
     /// Nothing shown yet.
     pub(super) fn new(output: Output, progress: Arc<Progress>) -> Self {
-        Self { output, progress, started: Instant::now() }
+        Self { output, progress, started: Instant::now(), said: Said::default() }
     }
 
     /// Runs `work` to its end and shows the progress meanwhile.
-    pub(super) async fn during<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
         let (mut work, spinner) = (std::pin::pin!(work), Spinner::new());
-        let (mut frames, mut said) = (tokio::time::interval(FRAME), Said::default());
+        let mut frames = tokio::time::interval(FRAME);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => break Ok(done),
-                _ = frames.tick() => self.show(&spinner, &mut said)?,
+                _ = frames.tick() => self.show(&spinner)?,
             }
         }
     }
 
     /// Shows the progress until `stop` is cancelled.
-    pub(super) async fn until(&self, stop: &CancellationToken) -> Result<(), Failure> {
+    pub(super) async fn until(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         self.during(stop.cancelled()).await
     }
 
     /// Shows the progress until the stores are level once, and says so; or until `stop` is cancelled.
     pub(super) async fn until_level(
-        &self,
+        &mut self,
         source: &Source,
         target: &Target,
         stop: &CancellationToken,
@@ -130,7 +135,7 @@ impl Watch {
         }
     }
 
-    fn show(&self, spinner: &Spinner, said: &mut Said) -> Result<(), Failure> {
+    fn show(&mut self, spinner: &Spinner) -> Result<(), Failure> {
         let state = self.state();
         let lag = self.progress.lag().unwrap_or_default();
         spinner.say(format!(
@@ -140,27 +145,20 @@ impl Watch {
             lag.events,
             lag.seconds
         ));
-        if said.state != Some(state) {
-            // Being behind for a moment is what a mirror does all the time.
-            if state != State::Behind && !(said.state == Some(State::Behind) && said.line.is_some()) {
-                self.output.text(match state {
-                    State::Standby => "standing by: another mirror is the active one, or PostgreSQL is away",
-                    State::Behind => "",
-                    State::Level => "level: everything that MongoDB told of is in PostgreSQL, and kept so",
-                })?;
-            }
-            said.state = Some(state);
+        let active = state != State::Standby;
+        if self.said.active.replace(active) != Some(active) {
+            self.output.text(if active { ACTIVE } else { STANDBY })?;
         }
-        self.line(state, said)
+        self.line(state)
     }
 
-    fn line(&self, state: State, said: &mut Said) -> Result<(), Failure> {
+    fn line(&mut self, state: State) -> Result<(), Failure> {
         let (now, applied) = (Instant::now(), self.progress.applied());
-        let (last, before) = said.line.unwrap_or((self.started, 0));
+        let (last, before) = self.said.line.unwrap_or((self.started, 0));
         if now - last < LINE {
             return Ok(());
         }
-        said.line = Some((now, applied));
+        self.said.line = Some((now, applied));
         let lag = self.progress.lag().unwrap_or_default();
         self.output.object(&json!({
             "state": state.word(),

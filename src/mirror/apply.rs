@@ -102,6 +102,7 @@ impl Applier {
     /// One transaction. Without a position of its own it holds the one that is stored: in any case only the seat's holder
     /// gets through.
     async fn transact(&mut self, items: &[Item], level: Level, events: u64, position: Option<&Position>) -> Result<()> {
+        let is_newer = position.is_some();
         let position = position.unwrap_or(&self.held.position).clone();
         let lag = self.progress.lag_behind(position.clock, events);
         let work = async {
@@ -121,6 +122,9 @@ impl Applier {
         };
         tokio::time::timeout(TRANSACTION_WAIT, work).await.map_err(|_| Fault::Silent)??;
         self.progress.committed(events, position.clock);
+        if is_newer {
+            self.idle = None;
+        }
         self.held.position = position;
         self.renewed = Instant::now();
         Ok(())
