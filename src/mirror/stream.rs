@@ -116,11 +116,11 @@ impl Stream {
         let mut events = Vec::new();
         for document in documents {
             match read(document)? {
-                Read::Event(event) if !self.anchors.cover(event.entity, event.time) => events.push(event),
-                Read::End { whose, time, error } if !self.anchors.cover_all(&whose, time) => {
+                Read::Event(event) => events.push(event),
+                Read::End { whose, time, error } if !self.anchors.cover(&whose, time) => {
                     return Ok(Answer { events, position: self.position.clone(), now, is_last, end: Some(error) });
                 }
-                Read::Event(_) | Read::End { .. } | Read::Mark => {}
+                Read::End { .. } | Read::Mark => {}
             }
             self.position = Position { token: Some(token(document)?), clock: clock(time(document)?) };
         }
