@@ -217,9 +217,10 @@ fn malformed(field: &str) -> Error {
 
 /// The server's word that its history does not reach back to where the stream is to go on.
 fn fault(attempted: &str, error: Error) -> Fault {
-    // ChangeStreamFatalError, ChangeStreamHistoryLost, CappedPositionLost. Source: the server's error_codes.yml.
+    // CappedPositionLost (an open cursor that was overtaken), InvalidResumeToken, ChangeStreamFatalError,
+    // ChangeStreamHistoryLost. Source: the server's error_codes.yml.
     match source::code(&error) {
-        Some(280 | 286 | 136) => Fault::Ended(MirrorError::HistoryLost { source: error.into() }),
+        Some(136 | 260 | 280 | 286) => Fault::Ended(MirrorError::HistoryLost { source: error.into() }),
         _ => Fault::source(attempted)(error),
     }
 }

@@ -1,6 +1,7 @@
 //! Whatever the order, the repetition and the concurrency of those who write to the secondary, it ends at what the primary
 //! holds, and no key goes back to an older stamp (design 7): in a model of the rules, many times over.
 
+mod live;
 mod model;
 
 use model::{Guard, history};
@@ -8,8 +9,8 @@ use model::{Guard, history};
 /// The least number of histories of one run.
 const HISTORIES: u64 = 100_000;
 
-/// How many histories are tried to find the fault that a missing guard lets through.
-const SOUGHT: u64 = 100_000;
+/// How many histories are tried to find the fault that a missing guard lets through; the rarest shows in some thousands.
+const SOUGHT: u64 = 1_000_000;
 
 fn first_seed() -> u64 {
     match std::env::var("BRIDGE_TEST_SEED") {
@@ -32,7 +33,7 @@ fn every_history_of_the_model_ends_with_equal_stores_and_no_key_goes_back() {
 fn without_any_one_of_the_guards_a_history_of_the_model_goes_wrong() {
     let first = first_seed();
     for guard in Guard::ALL {
-        let found = (0..SOUGHT).find_map(|index| history(first.wrapping_add(index), Some(guard)).err());
-        assert!(found.is_some(), "without {guard:?} {SOUGHT} histories from {first} on were all well");
+        let found = (0..SOUGHT).any(|index| history(first.wrapping_add(index), Some(guard)).is_err());
+        assert!(found, "without {guard:?} {SOUGHT} histories from {first} on were all well");
     }
 }

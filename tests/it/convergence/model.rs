@@ -90,6 +90,8 @@ struct Transaction {
     author: Author,
     writes: Vec<Write>,
     stage: Stage,
+    /// Whether its process hardly ever comes to begin it.
+    is_slow: bool,
     is_exclusive: bool,
     seen: Committed,
     rows: BTreeMap<usize, Option<(u64, Value)>>,
@@ -132,11 +134,12 @@ struct World {
     start: Option<usize>,
 }
 
-struct Random(u64);
+/// Numbers that follow from a seed.
+pub struct Random(pub u64);
 
 impl Random {
-    /// splitmix64: a sequence of its own for every seed.
-    fn next(&mut self) -> u64 {
+    /// splitmix64.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -144,11 +147,11 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(limit).expect("a small number")).expect("a small number")
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 }
@@ -201,7 +204,10 @@ impl World {
             2 => self.move_mirror(),
             _ if !self.running.is_empty() => {
                 let index = self.random.below(self.running.len());
-                return self.move_transaction(index);
+                let Transaction { is_slow, stage, .. } = self.running[index];
+                if !is_slow || stage != Stage::Locking || self.random.chance(3) {
+                    return self.move_transaction(index);
+                }
             }
             _ => {}
         }
@@ -229,8 +235,10 @@ impl World {
     fn begin(&mut self, author: Author, writes: Vec<Write>) {
         let deletes = writes.iter().any(|write| write.value.is_none());
         let is_exclusive = deletes || matches!(author, Author::Sweep { .. });
+        let is_slow = author == Author::Dual && self.random.chance(25);
         let (seen, rows, tombstones) = (Committed::default(), BTreeMap::new(), BTreeMap::new());
-        self.running.push(Transaction { author, writes, stage: Stage::Locking, is_exclusive, seen, rows, tombstones });
+        let stage = Stage::Locking;
+        self.running.push(Transaction { author, writes, stage, is_slow, is_exclusive, seen, rows, tombstones });
     }
 
     fn move_backfill(&mut self) {
