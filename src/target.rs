@@ -25,7 +25,7 @@ pub const TRUSTED: Duration = Duration::from_millis(500);
 /// What a session for statements by keys is set to: one plan for all values, joins by key, and pages in the order of an
 /// index, never sorted out of all that match.
 pub const KEYED: &str = "set plan_cache_mode = force_generic_plan; set enable_hashjoin = off;
-    set enable_mergejoin = off; set enable_bitmapscan = off; set enable_sort = off";
+    set enable_mergejoin = off; set enable_bitmapscan = off; set enable_sort = off; set jit = off";
 
 /// Oldest supported server, as `server_version_num` gives it.
 pub const OLDEST: i32 = 140_000;
@@ -212,8 +212,10 @@ pub fn refuses_data(error: &sqlx::Error) -> bool {
 /// PostgreSQL's error codes, appendix A of its manual.
 fn transient_code(code: &str) -> bool {
     // 57P01, 02, 03: shut down by an administrator, crashed, starting up. 40001, 40P01: serialization, deadlock.
-    // 53300: too many connections. 55P03: lock not available in time. 25006 is what a demoted primary answers, and stays.
-    matches!(code, "57P01" | "57P02" | "57P03" | "40001" | "40P01" | "53300" | "55P03") || code.starts_with("08")
+    // 53300: too many connections. 55P03: lock not available in time. 25P03, 57P05: the session of a process that stood
+    // still was ended. 25006 is what a demoted primary answers, and stays.
+    let transient = ["57P01", "57P02", "57P03", "57P05", "40001", "40P01", "53300", "55P03", "25P03"];
+    transient.contains(&code) || code.starts_with("08")
 }
 
 fn options(url: &SecretString) -> Result<PgConnectOptions, TargetError> {
@@ -296,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_lost_connection_is_transient_and_a_full_disk_is_not() {
-        for code in ["57P01", "57P02", "57P03", "40001", "40P01", "08006", "08P01", "53300"] {
+        for code in ["57P01", "57P02", "57P03", "40001", "40P01", "08006", "08P01", "53300", "25P03"] {
             assert!(transient_code(code), "{code}");
         }
         for code in ["53100", "57014", "42501", "28P01", "22P02", "23505", "42P01", "25006"] {

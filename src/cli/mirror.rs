@@ -88,7 +88,8 @@ impl Watch {
     /// Runs `work` to its end and shows the progress meanwhile.
     pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
         let (mut work, spinner) = (std::pin::pin!(work), Spinner::new());
-        let mut frames = tokio::time::interval(FRAME);
+        // Most processes know after a moment what they are; to say otherwise before would only confuse.
+        let mut frames = tokio::time::interval_at(tokio::time::Instant::now() + LINE, FRAME);
         loop {
             tokio::select! {
                 biased;
