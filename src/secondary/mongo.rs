@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bson::raw::{CString, cstr};
+use bson::spec::ElementType;
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt;
 use mongodb::error::{Error, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
@@ -15,7 +16,7 @@ use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 use mongodb::{Client, ClientSession, Database};
 
 use super::{Item, State};
-use crate::mapping::raw::{self, Builder};
+use crate::mapping::raw::{self, Builder, Element};
 use crate::stamp::Stamp;
 use crate::store::mongo::STAMPS;
 use crate::store::{Address, OPERATION_WAIT};
@@ -151,11 +152,11 @@ impl MongoSecondary {
     /// Writes documents of one collection.
     async fn collection(&self, items: &[&Item], session: &mut ClientSession) -> Result<()> {
         let name = items[0].entity.name;
-        let gone = items.iter().filter(|item| kept(item).is_none_or(has_dollars));
+        let gone = items.iter().filter(|item| kept(item).is_none_or(is_only_inserted));
         self.run("delete", name, "deletes", gone.map(|item| removed(item)), session).await?;
-        let documents = |dollars| {
+        let documents = |inserted| {
             let documents = items.iter().filter_map(|item| Some((*item, kept(item)?)));
-            documents.filter(move |(_, document)| has_dollars(document) == dollars)
+            documents.filter(move |(_, document)| is_only_inserted(document) == inserted)
         };
         self.run("update", name, "updates", documents(false).map(|(item, document)| replaced(item, document)), session)
             .await?;
@@ -274,11 +275,27 @@ fn kept(item: &Item) -> Option<&RawDocumentBuf> {
     }
 }
 
-/// Whether a field may begin with `$`, at any depth: MongoDB takes such a document as an insertion only, and a replacement
-/// for an update by operators. Looks for the name behind a type byte; to take a value for one does no harm.
-fn has_dollars(document: &RawDocumentBuf) -> bool {
+/// Whether the document can only be inserted, in the place of the one before.
+///
+/// That is so when a field begins with `$`, at any depth: MongoDB takes a replacement with such a field for an update by
+/// operators. What looks like a name behind a type byte is taken for one, which does no harm. And it is so when the `_id` is
+/// not UTF-8: the answer to an upsert repeats the `_id`, and the driver then cannot read the answer.
+fn is_only_inserted(document: &RawDocumentBuf) -> bool {
     let is_kind = |byte: u8| matches!(byte, 1..=0x13 | 0x7f | 0xff);
-    document.as_bytes().windows(2).any(|pair| pair[1] == b'$' && is_kind(pair[0]))
+    let has_dollars = document.as_bytes().windows(2).any(|pair| pair[1] == b'$' && is_kind(pair[0]));
+    has_dollars || raw::first(document).is_none_or(|id| !is_text(&id))
+}
+
+/// Whether every text in the `_id` is UTF-8, as far as a look at the bytes tells.
+fn is_text(id: &Element<'_>) -> bool {
+    match id.kind() {
+        ElementType::String => id.text().is_some(),
+        ElementType::EmbeddedDocument | ElementType::JavaScriptCode | ElementType::Symbol => {
+            id.value_bytes().is_ascii()
+        }
+        ElementType::JavaScriptCodeWithScope | ElementType::DbPointer => false,
+        _ => true,
+    }
 }
 
 /// The filter `{_id: {$eq: …}}`: the `_id` is data, whatever it contains, and need not be UTF-8.

@@ -8,6 +8,7 @@ mod killed;
 use std::time::Duration;
 
 use bson::{RawDocumentBuf, doc};
+use rustix::process::Signal;
 use scheduler_bridge::entity::{self, Entity};
 use scheduler_bridge::store::{Address, Change, PostgresStore, Store, Stored};
 use scheduler_bridge::target::Target;
@@ -48,6 +49,19 @@ async fn left(bed: &Bed) -> i64 {
 
 async fn until_drained(bed: &Bed) {
     until("the outbox is empty", LIMIT, async || left(bed).await == 0).await;
+}
+
+/// As long as `mirror` runs; what it said when it does not.
+async fn until_drained_by(bed: &Bed, mut mirror: Bridge) -> Bridge {
+    let limit = tokio::time::Instant::now() + 3 * LIMIT;
+    while left(bed).await > 0 {
+        if mirror.is_over() || tokio::time::Instant::now() > limit {
+            mirror.signal(Signal::TERM);
+            panic!("{:?}", mirror.ended().await);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    mirror
 }
 
 async fn assert_level(bed: &Bed) {
@@ -116,6 +130,11 @@ async fn without_the_mirrored_phase_nothing_is_noted() {
 async fn a_mirror_turns_round_with_the_phase_and_ends_when_nobody_follows_any_more() {
     let bed = Bed::new().await;
     let mirror = mirror(&bed, &[]);
+    let begun = async || {
+        let begun = sqlx::query_scalar("select exists (select from bridge.stream)").fetch_one(bed.pool()).await;
+        begun.expect("look at the stream")
+    };
+    until("it has begun", LIMIT, begun).await;
     let documents = bed.database.collection::<RawDocumentBuf>("runs");
     documents.insert_one(run("a", "mongo")).await.expect("insert");
     let store = mirrored(&bed).await;

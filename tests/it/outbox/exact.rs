@@ -10,7 +10,7 @@ use scheduler_bridge::entity::{self, Entity};
 use scheduler_bridge::mapping::{Key, Mapping};
 use scheduler_bridge::store::{Address, Change, PostgresStore, Store};
 
-use super::{assert_level, left, mirror, mirrored, turn, until_drained};
+use super::{assert_level, mirror, mirrored, turn, until_drained_by};
 use crate::bed::Bed;
 
 /// What is larger has no room for one field more.
@@ -76,22 +76,21 @@ async fn filled(bed: &Bed) -> (PostgresStore, Keys) {
 async fn every_awkward_document_arrives_byte_for_byte_in_the_place_of_another_and_where_there_is_none() {
     let bed = Bed::new().await;
     let (store, keys) = filled(&bed).await;
-    let _mirror = mirror(&bed, &[("BRIDGE_LEASE_SECONDS", "60")]);
+    let mirror = mirror(&bed, &[("BRIDGE_LEASE_SECONDS", "60")]);
     rewrite(&store, &keys, |document| {
         if document.as_bytes().len() < ROOM {
             document.append(cstr!("touched"), 1);
         }
     })
     .await;
-    until_drained(&bed).await;
+    let mirror = until_drained_by(&bed, mirror).await;
     assert_exact(&bed, &store, &keys).await;
     assert_level(&bed).await;
     for name in keys.keys() {
         bed.database.collection::<RawDocumentBuf>(name).drop().await.expect("drop");
     }
     rewrite(&store, &keys, |_| ()).await;
-    assert!(left(&bed).await >= 0);
-    until_drained(&bed).await;
+    until_drained_by(&bed, mirror).await;
     assert_exact(&bed, &store, &keys).await;
     assert_level(&bed).await;
 }
@@ -100,7 +99,7 @@ async fn every_awkward_document_arrives_byte_for_byte_in_the_place_of_another_an
 async fn every_awkward_document_is_deleted_by_its_key() {
     let bed = Bed::new().await;
     let (store, keys) = filled(&bed).await;
-    let _mirror = mirror(&bed, &[("BRIDGE_LEASE_SECONDS", "60")]);
+    let mirror = mirror(&bed, &[("BRIDGE_LEASE_SECONDS", "60")]);
     for (name, keys) in &keys {
         let held = store.get_many(named(name), keys).await.expect("get");
         let changes = keys.iter().zip(held).map(|(key, held)| Change::Delete {
@@ -109,7 +108,7 @@ async fn every_awkward_document_is_deleted_by_its_key() {
         });
         store.apply(&changes.collect::<Vec<_>>()).await.expect("delete");
     }
-    until_drained(&bed).await;
+    until_drained_by(&bed, mirror).await;
     for name in keys.keys() {
         assert_eq!(documents(&bed, named(name)).await.len(), 0, "{name}");
     }
