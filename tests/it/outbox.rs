@@ -29,7 +29,7 @@ async fn turn(bed: &Bed, phase: &str, epoch: i32) {
 }
 
 /// PostgreSQL as the primary that MongoDB follows.
-async fn mirrored(bed: &Bed) -> PostgresStore {
+pub async fn mirrored(bed: &Bed) -> PostgresStore {
     let url = SecretString::from(bed.postgres_url.as_str());
     PostgresStore::mirrored(Target::open_prepared(&url, 8).await.expect("open PostgreSQL").pool().clone())
 }

@@ -19,8 +19,10 @@ const KEYS: u64 = 5;
 
 const KILLS: usize = 6;
 
+/// Takes the place of a document of either collection.
 fn document(id: &str, number: u64) -> RawDocumentBuf {
-    let document = doc! { "_id": id, "tenantId": "t", "state": "queued", "error": number.to_string() };
+    let document =
+        doc! { "_id": id, "tenantId": "t", "state": "queued", "status": "pending", "error": number.to_string() };
     RawDocumentBuf::try_from(&document).expect("a document")
 }
 
@@ -40,12 +42,12 @@ async fn step(store: &PostgresStore, entity: &'static Entity, moments: &mut Mome
     }
 }
 
+/// One writer.
 async fn write(store: PostgresStore, mut moments: Moments) {
     let entities = ["runs", "graph_jobs"].map(|name| entity::named(name).expect("an entity"));
     for _ in 0..STEPS {
         let entity = entities[usize::from(moments.below(2) == 0)];
-        // Graph jobs have other required fields, which a run may have too.
-        step(&store, if entity.name == "runs" { entity } else { entities[0] }, &mut moments).await;
+        step(&store, entity, &mut moments).await;
     }
 }
 

@@ -1,6 +1,11 @@
-//! Drains that die.
+//! Drains that die, and servers that go away under them.
 
-use super::{LIMIT, assert_level, create, delete, error_of, left, mirror, mirrored, replace, turn, until_drained};
+use scheduler_bridge::embedded::Stop;
+use scheduler_bridge::store::{Change, PostgresStore, Store, StoreError};
+
+use super::{
+    LIMIT, assert_level, create, delete, error_of, left, mirror, mirrored, replace, run, runs, turn, until_drained,
+};
 use crate::bed::{Bed, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,4 +33,38 @@ async fn a_drain_killed_between_apply_and_delete_is_repeated_without_harm() {
     assert_level(&bed).await;
     delete(&store, "a", held).await;
     until("it is gone", LIMIT, async || error_of(&bed, "a").await.is_none()).await;
+}
+
+/// Creates a run, again when a restart was in the way.
+async fn insist(store: &PostgresStore, id: &str) {
+    let change = [Change::create(runs(), run(id, "restart"))];
+    let is_there = async || match store.apply(&change).await {
+        Ok(_) | Err(StoreError::Conflict { .. }) => true,
+        Err(StoreError::Unavailable { .. }) => false,
+        Err(error) => panic!("{error:?}"),
+    };
+    until("it is written", LIMIT, is_there).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_either_server_is_outlasted() {
+    let mut bed = Bed::with_own_servers().await;
+    turn(&bed, "postgres-primary", 2).await;
+    let store = mirrored(&bed).await;
+    let mut drains = [mirror(&bed, &[]), mirror(&bed, &[])];
+    for (round, how) in [Stop::Kill, Stop::Fast].into_iter().enumerate() {
+        for number in 0..200 {
+            insist(&store, &format!("{round}-{number}")).await;
+        }
+        bed.servers().postgres.stop(how).await.expect("stop PostgreSQL");
+        bed.servers().postgres.start_again().await.expect("start PostgreSQL");
+        for number in 200..400 {
+            insist(&store, &format!("{round}-{number}")).await;
+        }
+        bed.servers().mongo.stop(how).await.expect("stop MongoDB");
+        bed.servers().mongo.start_again().await.expect("start MongoDB");
+    }
+    until_drained(&bed).await;
+    assert!(drains.iter_mut().all(|drain| !drain.is_over()), "a drain has ended");
+    assert_level(&bed).await;
 }
