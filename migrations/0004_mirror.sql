@@ -20,7 +20,8 @@ comment on table bridge.recheck is 'Keys that the mirror wrote since the verifie
 create table if not exists bridge.outbox (
     ordinal bigint generated always as identity primary key,
     collection text collate "C" not null,
-    id text collate "C" not null
+    id text collate "C" not null,
+    written_at timestamptz not null default clock_timestamp()
 );
 comment on table bridge.outbox is 'Keys written while PostgreSQL is the primary and MongoDB follows: the mirror brings each level with its row, or with its tombstone.';
 

@@ -188,6 +188,12 @@ impl From<MirrorError> for Failure {
             MirrorError::Primary { .. } => {
                 (Exit::Refused, "nothing is to be mirrored to PostgreSQL any more".to_owned())
             }
+            MirrorError::Row { .. } => {
+                (Exit::Target, "somebody else has written that row: correct it, then run the mirror again".to_owned())
+            }
+            MirrorError::Refused { .. } => {
+                (Exit::Source, "write that key in PostgreSQL anew, then run the mirror again".to_owned())
+            }
             MirrorError::Token => {
                 (Exit::Target, "somebody else has written to bridge.stream: ".to_owned() + &resync(""))
             }

@@ -138,7 +138,7 @@ impl Applier {
 }
 
 /// Queues the keys of `items` for the verifier.
-async fn queue(items: &[Item], connection: &mut sqlx::PgConnection) -> sqlx::Result<()> {
+pub(super) async fn queue(items: &[Item], connection: &mut sqlx::PgConnection) -> sqlx::Result<()> {
     if items.is_empty() {
         return Ok(());
     }

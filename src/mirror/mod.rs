@@ -6,6 +6,7 @@
 
 mod apply;
 mod fold;
+mod outbox;
 mod position;
 mod prepare;
 mod progress;
@@ -20,10 +21,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::apply::Applier;
-use self::position::{Held, Seat};
+use self::outbox::Drain;
+use self::position::{Direction, Held, Seat};
 use self::stream::{Answer, Stream};
 use crate::anchor;
+use crate::secondary::WriteError;
 use crate::source::{DriverError, Source, SourceError};
+use crate::store::StoreError;
 use crate::target::{Target, TargetError};
 
 pub use self::position::skip_covered;
@@ -77,11 +81,23 @@ pub enum MirrorError {
         /// Which.
         collections: Vec<String>,
     },
-    /// The other direction.
+    /// Nobody follows any more.
     #[error("PostgreSQL is the primary in phase {phase}: its rows are not overwritten")]
     Primary {
         /// The phase.
         phase: String,
+    },
+    /// A row that no document was encoded to.
+    #[error("a row that was written cannot be brought to MongoDB")]
+    Row {
+        /// Which, and why.
+        source: StoreError,
+    },
+    /// A document that MongoDB does not take.
+    #[error("a row that was written cannot be brought to MongoDB")]
+    Refused {
+        /// Which, and why.
+        source: Box<WriteError>,
     },
     /// The row of the stream cannot be read.
     #[error("column token of bridge.stream holds no BSON document")]
@@ -100,6 +116,10 @@ enum Fault {
     Target { attempted: String, source: sqlx::Error },
     #[error("PostgreSQL did not answer in time")]
     Silent,
+    #[error("MongoDB did not answer in time")]
+    SourceSilent,
+    #[error("the phase has changed, and with it which store follows")]
+    Turned,
     #[error("another process is the active mirror now, or it was told to go on elsewhere")]
     LeaseLost,
     #[error(transparent)]
@@ -123,7 +143,7 @@ impl Fault {
         match self {
             Self::Source { source, .. } => crate::source::transient(source),
             Self::Target { source, .. } => crate::target::transient(source),
-            Self::Silent | Self::LeaseLost => true,
+            Self::Silent | Self::SourceSilent | Self::Turned | Self::LeaseLost => true,
             Self::Ended(_) => false,
         }
     }
@@ -145,13 +165,14 @@ impl From<Fault> for MirrorError {
             Fault::Source { attempted, source } => SourceError::of(attempted, *source).into(),
             Fault::Target { attempted, source } => TargetError::of(attempted, source).into(),
             Fault::Ended(error) => error,
-            // Both pass, and are tried again.
-            Fault::Silent | Fault::LeaseLost => Self::Crashed,
+            // They pass, and are tried again.
+            Fault::Silent | Fault::SourceSilent | Fault::Turned | Fault::LeaseLost => Self::Crashed,
         }
     }
 }
 
-/// Mirrors live writes until `stop` is cancelled, then gives the lease back. Takes the anchor where no backfill has.
+/// Mirrors live writes until `stop` is cancelled, then gives the lease back. Takes the anchor where no backfill has. When
+/// the phase changes, it turns round.
 ///
 /// Faults that pass are tried again for ever: a primary must not suffer because its secondary is away for an hour.
 /// Dropping the future loses no more than the transaction under way; the lease then ends by itself.
@@ -163,7 +184,8 @@ pub async fn run(
     stop: CancellationToken,
 ) -> std::result::Result<(), MirrorError> {
     let seat = Seat::new(target.pool().clone(), options.lease);
-    let mirror = Mirror { source: source.clone(), seat, progress, stop };
+    let drain = Drain::new(source, seat.clone(), progress.clone());
+    let mirror = Mirror { source: source.clone(), seat, drain, progress, stop };
     let mut waits = waits();
     let mut reached = None;
     while !mirror.stop.is_cancelled() {
@@ -210,13 +232,17 @@ pub async fn until_level(source: &Source, target: &Target) -> std::result::Resul
 struct Mirror {
     source: Source,
     seat: Seat,
+    drain: Drain,
     progress: Arc<Progress>,
     stop: CancellationToken,
 }
 
 impl Mirror {
-    /// Waits for the seat, and follows the change stream from it.
+    /// Follows whichever store is the primary: PostgreSQL's outbox, or MongoDB's change stream once it has the seat.
     async fn follow(&self) -> Result<()> {
+        if self.seat.direction().await? == Direction::ToMongo {
+            return self.drain.run(&self.stop).await;
+        }
         if !self.seat.is_there().await? {
             self.begin().await?;
         }

@@ -56,6 +56,29 @@ pub struct Seat {
     lease: Duration,
 }
 
+/// Which store follows the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// PostgreSQL follows MongoDB's change stream.
+    ToPostgres,
+    /// MongoDB follows PostgreSQL's outbox.
+    ToMongo,
+}
+
+impl Direction {
+    /// That of `phase`.
+    ///
+    /// # Errors
+    /// [`Fault::Ended`] where nobody follows; an unknown phase is none of those that the mirror may write in.
+    fn of(phase: String) -> Result<Self> {
+        match phase.as_str() {
+            "mongo" | "mongo-primary" => Ok(Self::ToPostgres),
+            "postgres-primary" => Ok(Self::ToMongo),
+            _ => Err(Fault::Ended(MirrorError::Primary { phase })),
+        }
+    }
+}
+
 #[derive(FromRow)]
 struct Taken {
     token: Option<Vec<u8>>,
@@ -104,13 +127,19 @@ impl Seat {
         .await
         .map_err(Fault::target("take the mirror's lease"))?;
         let Some(taken) = taken else { return Ok(None) };
-        if taken.phase.starts_with("postgres") {
-            return Err(Fault::Ended(MirrorError::Primary { phase: taken.phase }));
+        if Direction::of(taken.phase)? != Direction::ToPostgres {
+            return Err(Fault::Turned);
         }
         let token = taken.token.map(RawDocumentBuf::from_bytes).transpose();
         let token = token.map_err(|_| Fault::Ended(MirrorError::Token))?;
         let position = Position { token, clock: taken.clock };
         Ok(Some(Held { position, epoch: taken.epoch, anchors: self.anchors().await? }))
+    }
+
+    /// Which store follows the other now.
+    pub async fn direction(&self) -> Result<Direction> {
+        let phase = sqlx::query_scalar("select phase from bridge.fence").fetch_one(&self.pool).await;
+        Direction::of(phase.map_err(Fault::target("read the phase"))?)
     }
 
     /// Whether there is a row yet.

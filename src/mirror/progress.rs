@@ -1,17 +1,20 @@
 //! How far the mirror is, for those who look on.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use bson::Timestamp;
 
 use crate::stamp::clock;
 
-/// How far PostgreSQL is behind MongoDB.
+/// How far the secondary is behind the primary.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Lag {
-    /// Seconds between the last event applied and the newest write that MongoDB told of; 0 when nothing is left to apply.
+    /// Seconds between the last event applied and the newest write that MongoDB told of; the age of the oldest write in
+    /// the outbox, with PostgreSQL as the primary. 0 when nothing is left to apply.
     pub seconds: f64,
-    /// Events read and not applied yet. How many MongoDB holds beyond these it does not tell.
+    /// Events read and not applied yet: how many MongoDB holds beyond these it does not tell. All writes in the outbox,
+    /// with PostgreSQL as the primary.
     pub events: i64,
 }
 
@@ -24,6 +27,8 @@ pub struct Progress {
     clock: AtomicI64,
     source_clock: AtomicI64,
     is_drained: AtomicBool,
+    /// What is left in the outbox, while that is what is mirrored.
+    outbox: Mutex<Option<Lag>>,
 }
 
 impl Progress {
@@ -42,9 +47,15 @@ impl Progress {
         self.clock.load(Relaxed)
     }
 
-    /// How far PostgreSQL is behind, as far as this process knows; nothing while it stands by.
+    /// How far the secondary is behind, as far as this process knows; nothing while it stands by.
     pub fn lag(&self) -> Option<Lag> {
-        self.is_active().then(|| self.lag_behind(self.clock(), 0))
+        let outbox = *self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_active().then(|| outbox.unwrap_or_else(|| self.lag_behind(self.clock(), 0)))
+    }
+
+    /// What is left in the outbox.
+    pub(super) fn left(&self, lag: Lag) {
+        *self.outbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(lag);
     }
 
     /// The lag once `events` more are applied, the last of them at `clock`.
@@ -69,6 +80,7 @@ impl Progress {
     pub(super) fn deactivate(&self) {
         self.active.store(false, Relaxed);
         self.read.store(self.applied(), Relaxed);
+        *self.outbox.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Counts an answer of `events`; a short one shows that the server had no more.

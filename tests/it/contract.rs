@@ -24,6 +24,7 @@ use futures::future::BoxFuture;
 use scheduler_bridge::scheduler::{Error, Scheduler};
 
 use crate::bed::Bed;
+use crate::outbox::mirrored;
 use crate::stores::{AnyStore, both};
 
 /// What an operation may meet.
@@ -90,6 +91,23 @@ async fn play(cases: &[Case]) {
             (case.run)(Stage { store, scheduler }).await;
         }
     }
+}
+
+/// Plays `cases` on PostgreSQL while MongoDB follows: its statements are others.
+async fn play_mirrored(cases: &[Case]) {
+    for case in cases {
+        println!("{} {:?}", case.operation, case.situation);
+        let bed = Bed::new().await;
+        let store = AnyStore::Postgres(mirrored(&bed).await);
+        let scheduler = Scheduler::new(&store);
+        (case.run)(Stage { store, scheduler }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_and_policy_jobs_hold_also_for_postgresql_while_mongodb_follows() {
+    play_mirrored(triggers::CASES).await;
+    play_mirrored(policy_jobs::CASES).await;
 }
 
 macro_rules! plays {

@@ -14,6 +14,7 @@ mod embedded;
 mod faults;
 mod lock;
 mod mapping;
+mod outbox;
 mod schema;
 mod simulate;
 mod stores;

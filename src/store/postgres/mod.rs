@@ -36,7 +36,17 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// The tables that `pool` leads to; the schema must be there.
     pub fn new(pool: PgPool) -> Self {
-        let statements = ENTITIES.iter().map(|entity| (entity.name, Statements::new(entity))).collect();
+        Self::with(pool, Statements::new)
+    }
+
+    /// The same while MongoDB follows (phase `postgres-primary`): each write notes its keys in the outbox, in its own
+    /// transaction, and the mirror brings MongoDB level from there.
+    pub fn mirrored(pool: PgPool) -> Self {
+        Self::with(pool, Statements::mirrored)
+    }
+
+    fn with(pool: PgPool, of: impl Fn(&'static Entity) -> Statements) -> Self {
+        let statements = ENTITIES.iter().map(|entity| (entity.name, of(entity))).collect();
         Self { pool, statements: Arc::new(statements) }
     }
 

@@ -51,6 +51,27 @@ impl Statements {
             columns,
         }
     }
+
+    /// The same, each of which also notes the keys that it writes in the outbox.
+    pub fn mirrored(entity: &'static Entity) -> Self {
+        let plain = Self::new(entity);
+        let note =
+            |rows: Rows| Rows { one: noted(entity.name, "", &rows.one), many: noted(entity.name, "", &rows.many) };
+        let (ctes, last) = deletion(entity.name);
+        let delete = noted(entity.name, &format!("{ctes}, "), &last);
+        Self { insert: note(plain.insert), update: note(plain.update), delete, ..plain }
+    }
+}
+
+/// `statement`, which returns id, epoch and clock of what it writes, with these keys noted in the outbox. What `statement`
+/// itself begins with may only read: PostgreSQL takes writing `ctes` at the top level alone.
+fn noted(name: &str, ctes: &str, statement: &str) -> String {
+    format!(
+        "with {ctes}written as ({statement}), noted as (
+            insert into bridge.outbox (collection, id) select '{name}', w.id from written w
+        )
+        select w.id, w.epoch, w.clock from written w"
+    )
 }
 
 /// The types of the arrays that `insert` takes, in order.
@@ -150,17 +171,26 @@ fn held_by_id(name: &str, lock: &str) -> String {
 }
 
 fn delete(name: &str) -> String {
+    let (ctes, last) = deletion(name);
+    format!("with {ctes} {last}")
+}
+
+/// The queries of a deletion, and the statement that leaves the tombstones.
+fn deletion(name: &str) -> (String, String) {
     let (lock, held) = (lock::of_collection(name), held_by_id(name, "update"));
-    format!(
-        "with locked as materialized (select pg_advisory_xact_lock({lock})), {held},
+    let ctes = format!(
+        "locked as materialized (select pg_advisory_xact_lock({lock})), {held},
         gone as (
             delete from scheduler.{name} t using locked, held where t.ctid = held.place returning t.id
-        )
-        insert into bridge.tombstone (collection, id, epoch, clock)
+        )"
+    );
+    let last = format!(
+        "insert into bridge.tombstone (collection, id, epoch, clock)
         select '{name}', gone.id, f.epoch, nextval('bridge.clock') from gone, bridge.fence f
         on conflict (collection, id) do update set epoch = excluded.epoch, clock = excluded.clock
         returning id, epoch, clock"
-    )
+    );
+    (ctes, last)
 }
 
 fn check(name: &str) -> String {

@@ -1,0 +1,70 @@
+//! Drains that die, and servers that go away under them.
+
+use scheduler_bridge::embedded::Stop;
+use scheduler_bridge::store::{Change, PostgresStore, Store, StoreError};
+
+use super::{
+    LIMIT, assert_level, create, delete, error_of, left, mirror, mirrored, replace, run, runs, turn, until_drained,
+};
+use crate::bed::{Bed, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_killed_between_apply_and_delete_is_repeated_without_harm() {
+    let bed = Bed::new().await;
+    turn(&bed, "postgres-primary", 2).await;
+    let store = mirrored(&bed).await;
+    let mut held = create(&store, "a", "zero").await;
+    let gone = create(&store, "b", "one").await;
+    delete(&store, "b", gone).await;
+    for round in 1..=3 {
+        let error = round.to_string();
+        held = replace(&store, "a", held, &error).await;
+        let dies = mirror(&bed, &[("FAILPOINTS", "outbox::applied=pause")]);
+        until("it is applied", LIMIT, async || error_of(&bed, "a").await.as_deref() == Some(&error)).await;
+        assert!(dies.kill().await, "it was to be killed while it worked");
+        assert!(left(&bed).await >= 3, "what is not committed is still there");
+        // It was newer in MongoDB than any drain knows, and is so no more.
+        assert_eq!(error_of(&bed, "b").await, None);
+    }
+    held = replace(&store, "a", held, "last").await;
+    let _mirror = mirror(&bed, &[]);
+    until_drained(&bed).await;
+    assert_eq!(error_of(&bed, "a").await.as_deref(), Some("last"));
+    assert_level(&bed).await;
+    delete(&store, "a", held).await;
+    until("it is gone", LIMIT, async || error_of(&bed, "a").await.is_none()).await;
+}
+
+/// Creates a run, again when a restart was in the way.
+async fn insist(store: &PostgresStore, id: &str) {
+    let change = [Change::create(runs(), run(id, "restart"))];
+    let is_there = async || match store.apply(&change).await {
+        Ok(_) | Err(StoreError::Conflict { .. }) => true,
+        Err(StoreError::Unavailable { .. }) => false,
+        Err(error) => panic!("{error:?}"),
+    };
+    until("it is written", LIMIT, is_there).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_either_server_is_outlasted() {
+    let mut bed = Bed::with_own_servers().await;
+    turn(&bed, "postgres-primary", 2).await;
+    let store = mirrored(&bed).await;
+    let mut drains = [mirror(&bed, &[]), mirror(&bed, &[])];
+    for (round, how) in [Stop::Kill, Stop::Fast].into_iter().enumerate() {
+        for number in 0..200 {
+            insist(&store, &format!("{round}-{number}")).await;
+        }
+        bed.servers().postgres.stop(how).await.expect("stop PostgreSQL");
+        bed.servers().postgres.start_again().await.expect("start PostgreSQL");
+        for number in 200..400 {
+            insist(&store, &format!("{round}-{number}")).await;
+        }
+        bed.servers().mongo.stop(how).await.expect("stop MongoDB");
+        bed.servers().mongo.start_again().await.expect("start MongoDB");
+    }
+    until_drained(&bed).await;
+    assert!(drains.iter_mut().all(|drain| !drain.is_over()), "a drain has ended");
+    assert_level(&bed).await;
+}
