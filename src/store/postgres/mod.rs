@@ -8,6 +8,7 @@ mod arrays;
 mod find;
 mod group;
 pub mod rows;
+mod sessions;
 mod statements;
 mod write;
 
@@ -19,6 +20,7 @@ use sqlx::postgres::{PgArguments, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Postgres};
 
 use self::arrays::{Array, TEXT};
+use self::sessions::Sessions;
 use self::statements::Statements;
 use super::{Address, After, Change, Page, Query, Store, StoreError, Stored, attempted, bounded};
 use crate::entity::{ENTITIES, Entity};
@@ -28,15 +30,16 @@ use crate::target;
 /// The scheduler's tables.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
+    sessions: Sessions,
     statements: Arc<HashMap<&'static str, Statements>>,
 }
 
 impl PostgresStore {
-    /// The tables that `pool` leads to; the schema must be there.
+    /// The tables that `pool` leads to; the schema must be there. The store has as many sessions as the pool may have,
+    /// beside those that others take from it.
     pub fn new(pool: PgPool) -> Self {
         let statements = ENTITIES.iter().map(|entity| (entity.name, Statements::new(entity))).collect();
-        Self { pool, statements: Arc::new(statements) }
+        Self { sessions: Sessions::new(pool), statements: Arc::new(statements) }
     }
 
     /// The statement of `query` without its values, to `prepare` and `explain` it.
@@ -49,7 +52,12 @@ impl PostgresStore {
         let attempted = || format!("explain a query of {}", query.entity.name);
         let prefix = "explain (analyze, buffers, timing off) ";
         let mut sql = find::statement(prefix, query, &self.statements(query.entity).columns)?;
-        let lines = async { sql.build_query_scalar().fetch_all(&self.pool).await };
+        let lines = async {
+            let mut session = self.sessions.open().await?;
+            let lines = sql.build_query_scalar().fetch_all(&mut *session).await;
+            session.rest(&lines);
+            lines
+        };
         bounded(attempted, async { lines.await.map_err(|error| refused(attempted(), error)) }).await
     }
 
@@ -60,7 +68,10 @@ impl PostgresStore {
 
     /// The rows that one statement finds.
     async fn read(&self, query: sqlx::query::Query<'_, Postgres, PgArguments>) -> sqlx::Result<Vec<PgRow>> {
-        query.fetch_all(&self.pool).await
+        let mut session = self.sessions.open().await?;
+        let rows = query.fetch_all(&mut *session).await;
+        session.rest(&rows);
+        rows
     }
 
     async fn rows(&self, entity: &'static Entity, keys: &[Key]) -> Result<Vec<(Key, Stored)>, StoreError> {
@@ -119,7 +130,9 @@ impl Store for PostgresStore {
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
         let attempted = || "ask PostgreSQL for the time".to_owned();
         let now = async {
-            let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await;
+            let mut session = self.sessions.open().await?;
+            let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *session).await;
+            session.rest(&now);
             now.map(|now: DateTime<Utc>| now.trunc_subsecs(3))
         };
         bounded(attempted, async { now.await.map_err(|error| refused(attempted(), error)) }).await

@@ -78,8 +78,9 @@ impl PostgresStore {
     /// One statement as a transaction of its own; the stamps of the keys whose guards held.
     async fn alone(&self, group: &Group, changes: &[Change]) -> Result<Stamps, StoreError> {
         let failed = |error| refused(attempted(changes), error);
-        let mut session = self.pool.acquire().await.map_err(failed)?;
+        let mut session = self.sessions.open().await.map_err(failed)?;
         let done = self.run(group, &mut session).await;
+        session.rest(&done);
         match done {
             Err(error) if is_taken(&error) => Err(self.taken(group, changes).await?),
             done => done.map_err(failed),
@@ -89,8 +90,12 @@ impl PostgresStore {
     /// All statements in one transaction, in which every guard must hold.
     async fn together(&self, groups: &[Group], changes: &[Change]) -> Result<Stamps, StoreError> {
         let failed = |error| refused(attempted(changes), error);
-        let mut session = self.pool.acquire().await.map_err(failed)?;
+        let mut session = self.sessions.open().await.map_err(failed)?;
         let done = self.transaction(groups, changes, &mut session).await;
+        // After a driver's error the session is dropped, and its transaction ends with it.
+        if !matches!(done, Err(Stop::Driver(_))) {
+            session.rest(&Ok(()));
+        }
         match done {
             Ok(stamps) => Ok(stamps),
             Err(Stop::Taken(group)) => Err(self.taken(group, changes).await?),
