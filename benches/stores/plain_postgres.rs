@@ -9,9 +9,9 @@ use scheduler_bridge::entity::runs::{Delta, Reason, Stats};
 use scheduler_bridge::lock::PostgresLocks;
 use scheduler_bridge::scheduler::cron::Cron;
 use scheduler_bridge::store::PostgresStore;
-use sqlx::PgPool;
 use sqlx::types::Json;
 use sqlx::types::chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
 
 use super::contenders::{self, CLAIMED, Contender, LINES, LOCKS, PAGE, Pair, Prepare, Side, contender, nothing};
 use super::samples::{at, log_line, run};
@@ -235,11 +235,13 @@ fn lock(pool: &PgPool) -> Contender {
         async move {
             let mut session = pool.acquire().await.expect("a session");
             let id = i64::try_from(index % LOCKS).expect("a small number");
-            for statement in ["select pg_try_advisory_lock($1)", "select pg_advisory_unlock($1)"] {
-                let done: bool =
-                    sqlx::query_scalar(statement).bind(id).fetch_one(&mut *session).await.expect(statement);
-                assert!(done);
-            }
+            // Another caller may still be at the same lock.
+            while !asked("select pg_try_advisory_lock($1)", id, &mut session).await {}
+            assert!(asked("select pg_advisory_unlock($1)", id, &mut session).await);
         }
     })
+}
+
+async fn asked(statement: &'static str, id: i64, session: &mut PgConnection) -> bool {
+    sqlx::query_scalar(statement).bind(id).fetch_one(session).await.expect(statement)
 }

@@ -4,6 +4,7 @@ mod any;
 pub mod claims;
 mod contract;
 mod indexes;
+mod races;
 mod same;
 pub mod samples;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bson::spec::ElementType;
 use bson::{Document, doc};
 use futures::StreamExt;
 use mongodb::ClientSession;
@@ -9,7 +10,8 @@ use mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRAN
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 
 use super::{MongoStore, STAMPS, filter, refused};
-use crate::mapping::{Mapping, raw};
+use crate::mapping::Mapping;
+use crate::mapping::raw::{self, Element};
 use crate::stamp::Stamp;
 use crate::store::{Address, After, Change, Guard, OPERATION_WAIT, StoreError, Stored, attempted};
 
@@ -156,7 +158,9 @@ impl MongoStore {
     async fn unchanged(&self, address: &Address, held: &Stored, session: &mut ClientSession) -> Result<Document, Stop> {
         let id = filter::id(address.entity, &address.key).map_err(|_| Stop::Conflict)?;
         if let Some(literal) = literal(held) {
-            return Ok(doc! { "_id": id, "$expr": { "$eq": ["$$ROOT", { "$literal": literal }] } });
+            let size = i64::try_from(held.document.as_bytes().len()).unwrap_or(i64::MAX);
+            let equal = doc! { "$eq": ["$$ROOT", { "$literal": literal }] };
+            return Ok(doc! { "_id": id, "$expr": { "$and": [equal, { "$eq": [{ "$bsonSize": "$$ROOT" }, size] }] } });
         }
         let by_id = doc! { "_id": id };
         let found = self.collection(address.entity.name).find_one(by_id.clone()).session(session).await?;
@@ -219,13 +223,30 @@ fn require(matched: u64) -> Result<(), Stop> {
     if matched == 1 { Ok(()) } else { Err(Stop::Conflict) }
 }
 
-/// The document as it can stand in a filter: not so when it is large, not UTF-8, or nested so deep that the driver's
-/// conversion would need more stack than a thread has.
+/// The document as it can stand in a filter: not so when it is large, not UTF-8, nested so deep that the driver's
+/// conversion would need more stack than a thread has, or of values that MongoDB takes for others.
 fn literal(held: &Stored) -> Option<Document> {
     let document = held.document.as_ref();
-    let is_shallow = || raw::elements(document).all(|element| element.is_ok_and(|element| element.is_within(LEVELS)));
-    let fits = document.as_bytes().len() <= GUARD_BYTES && is_shallow();
+    let is_told = || raw::elements(document).all(|element| element.is_ok_and(|element| is_told(&element, LEVELS)));
+    let fits = document.as_bytes().len() <= GUARD_BYTES && is_told();
     fits.then(|| Document::try_from(document).ok()).flatten()
+}
+
+/// Whether MongoDB's `$eq`, with the size of the document beside it, tells the value from every other. To `$eq` 1 is 1.0;
+/// but where all numbers are Int32, the shortest, one of another type is longer. (A string is also the symbol of its text,
+/// a type that no writer has used for a decade.)
+fn is_told(element: &Element<'_>, levels: usize) -> bool {
+    match element.kind() {
+        ElementType::Double | ElementType::Int64 | ElementType::Decimal128 | ElementType::Symbol => false,
+        ElementType::JavaScriptCodeWithScope => false,
+        ElementType::EmbeddedDocument | ElementType::Array => {
+            let inside = element.document().zip(levels.checked_sub(1));
+            inside.is_some_and(|(inside, levels)| {
+                raw::elements(inside).all(|inner| inner.is_ok_and(|inner| is_told(&inner, levels)))
+            })
+        }
+        _ => true,
+    }
 }
 
 fn is_alone(guard: &Guard) -> bool {

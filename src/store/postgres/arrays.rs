@@ -73,8 +73,8 @@ impl Array {
     }
 
     /// The column of the first row, which must be the only one, as a value of its own.
-    pub fn into_scalar(mut self) -> Scalar {
-        let bytes = (!self.has_null).then(|| self.elements.split_off(self.elements.len().min(4)));
+    pub fn scalar(&self) -> Scalar {
+        let bytes = (!self.has_null).then(|| self.elements.get(4..).unwrap_or_default().to_vec());
         Scalar { element: self.element, bytes }
     }
 }

@@ -6,7 +6,7 @@ use crate::entity::Entity;
 use crate::lock;
 use crate::mapping::Mapping;
 
-/// The statements of one entity.
+/// The statements of one entity that are always the same.
 #[derive(Debug)]
 pub struct Statements {
     /// The columns of a document and its stamp.
@@ -15,24 +15,12 @@ pub struct Statements {
     pub get: String,
     /// What stands under the ids `$1`.
     pub get_many: String,
-    /// Puts rows where there are none: one array a column, without the stamp.
-    pub insert: Rows,
-    /// Puts rows in the place of others: as for `insert`, then the epochs and clocks that these must have.
-    pub update: Rows,
     /// Deletes rows `$1` with epochs `$2` and clocks `$3`, leaving tombstones.
     pub delete: String,
     /// Holds rows `$1` with epochs `$2` and clocks `$3` as they are until the transaction ends.
     pub check: String,
-}
-
-/// A statement for one row, with a parameter a column, and for many, with an array a column. The one for many would do for
-/// one, at a third more of PostgreSQL's time.
-#[derive(Debug)]
-pub struct Rows {
-    /// For one row.
-    pub one: String,
-    /// For any number.
-    pub many: String,
+    /// The collection under whose name written keys are noted in the outbox, if they are.
+    noted: Option<&'static str>,
 }
 
 impl Statements {
@@ -44,22 +32,23 @@ impl Statements {
         Self {
             get: get("id = $1"),
             get_many: get("id = any($1)"),
-            insert: insert(entity, &columns),
-            update: update(entity),
             delete: delete(entity.name),
             check: check(entity.name),
+            noted: None,
             columns,
         }
     }
 
     /// The same, each of which also notes the keys that it writes in the outbox.
     pub fn mirrored(entity: &'static Entity) -> Self {
-        let plain = Self::new(entity);
-        let note =
-            |rows: Rows| Rows { one: noted(entity.name, "", &rows.one), many: noted(entity.name, "", &rows.many) };
         let (ctes, last) = deletion(entity.name);
         let delete = noted(entity.name, &format!("{ctes}, "), &last);
-        Self { insert: note(plain.insert), update: note(plain.update), delete, ..plain }
+        Self { delete, noted: Some(entity.name), ..Self::new(entity) }
+    }
+
+    /// `statement`, which puts rows, as these statements do it.
+    pub fn putting(&self, statement: String) -> String {
+        self.noted.map_or_else(|| statement.clone(), |name| noted(name, "", &statement))
     }
 }
 
@@ -74,7 +63,7 @@ fn noted(name: &str, ctes: &str, statement: &str) -> String {
     )
 }
 
-/// The types of the arrays that `insert` takes, in order.
+/// The types of a row's columns, without the stamp, in order.
 pub fn elements(entity: &Entity) -> impl Iterator<Item = Element> {
     let fields = entity.fields.iter().map(|field| Element::of(field.kind));
     std::iter::once(TEXT).chain(fields).chain([BYTEA])
@@ -100,49 +89,77 @@ fn rows(types: &[Element], columns: &[&str]) -> String {
     format!("unnest({}) as u ({})", arrays.collect::<Vec<_>>().join(", "), columns.join(", "))
 }
 
+/// Puts a row where there is none: its id and the columns at `set` in [`elements`], a parameter each; the others are null.
+///
 /// The clock is taken under the collection's lock, shared: a deletion of the same key, which takes it exclusively, has
 /// taken its own clock before and is committed, or comes later. Without it, a clock taken before the deletion's could
 /// end in the row after it, and the tombstone would bury a live row in the secondary.
-fn insert(entity: &'static Entity, columns: &str) -> Rows {
-    let (name, lock) = (entity.name, lock::of_collection(entity.name));
-    let names = names(entity);
-    let values = names.iter().map(|column| format!("u.{column}")).collect::<Vec<_>>().join(", ");
-    let types: Vec<Element> = elements(entity).collect();
-    let insert = |source: &str| {
-        format!(
-            "with locked as materialized (select pg_advisory_xact_lock_shared({lock}))
-            insert into scheduler.{name} ({columns})
-            select {values}, f.epoch, nextval('bridge.clock')
-            from locked, bridge.fence f, {source}
-            returning id, epoch, clock"
-        )
-    };
-    Rows { one: insert(&row(&types, &names)), many: insert(&rows(&types, &names)) }
+pub fn insert_one(entity: &'static Entity, set: &[usize]) -> String {
+    let (types, names) = columns(entity, set);
+    insert(entity, &names, &row(&types, &names))
 }
 
-/// One row waits for whoever holds it, and PostgreSQL evaluates guard and clock again on the version that it gets then.
-/// Many are locked first, in order, and their clocks are taken under the locks.
-fn update(entity: &'static Entity) -> Rows {
-    let mut names = names(entity);
-    let others = names.iter().filter(|column| **column != "id");
-    let set = others.map(|column| format!("{column} = u.{column}")).collect::<Vec<_>>().join(", ");
+/// [`insert_one`] for many rows, an array a column. It would do for one, at a third more of PostgreSQL's time.
+pub fn insert_many(entity: &'static Entity, set: &[usize]) -> String {
+    let (types, names) = columns(entity, set);
+    insert(entity, &names, &rows(&types, &names))
+}
+
+fn insert(entity: &'static Entity, names: &[&str], source: &str) -> String {
+    let (name, lock) = (entity.name, lock::of_collection(entity.name));
+    let values = names.iter().map(|column| format!("u.{column}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "with locked as materialized (select pg_advisory_xact_lock_shared({lock}))
+        insert into scheduler.{name} ({}, epoch, clock)
+        select {values}, f.epoch, nextval('bridge.clock')
+        from locked, bridge.fence f, {source}
+        returning id, epoch, clock",
+        names.join(", ")
+    )
+}
+
+/// Puts one row in the place of another: its id, the columns at `set` in [`elements`], the epoch and the clock that it must
+/// have. It waits for whoever holds the row, and PostgreSQL evaluates guard and clock again on the version that it gets
+/// then.
+pub fn update_one(entity: &'static Entity, set: &[usize]) -> String {
+    let (types, names) = guarded(entity, set);
+    update(entity, &names, &row(&types, &names), &format!("t.id = u.id and {GUARD}"))
+}
+
+/// [`update_one`] for many rows, an array a column. They are locked first, in order, and their clocks are taken under the
+/// locks.
+pub fn update_many(entity: &'static Entity, set: &[usize]) -> String {
+    let (types, names) = guarded(entity, set);
+    let held = held(entity.name, &types, &names, "update");
+    format!("with {held} {}", update(entity, &names, "held u", "t.ctid = u.place"))
+}
+
+/// Types and names of the id and of the columns at `set`.
+fn columns(entity: &'static Entity, set: &[usize]) -> (Vec<Element>, Vec<&'static str>) {
+    let (types, names): (Vec<Element>, _) = (elements(entity).collect(), names(entity));
+    let columns = || std::iter::once(0).chain(set.iter().copied());
+    (columns().map(|column| types[column]).collect(), columns().map(|column| names[column]).collect())
+}
+
+/// The same, and the stamp that the row must have.
+fn guarded(entity: &'static Entity, set: &[usize]) -> (Vec<Element>, Vec<&'static str>) {
+    let (mut types, mut names) = columns(entity, set);
+    types.extend([INT4, INT8]);
     names.extend(["was_epoch", "was_clock"]);
-    let types: Vec<Element> = elements(entity).chain([INT4, INT8]).collect();
-    let name = entity.name;
-    let update = |source: &str, condition: &str| {
-        format!(
-            "update scheduler.{name} t
-            set {set}, epoch = f.epoch, clock = nextval('bridge.clock')
-            from {source}, bridge.fence f
-            where {condition}
-            returning t.id, t.epoch, t.clock"
-        )
-    };
-    let held = held(name, &types, &names, "update");
-    Rows {
-        one: update(&row(&types, &names), &format!("t.id = u.id and {GUARD}")),
-        many: format!("with {held} {}", update("held u", "t.ctid = u.place")),
-    }
+    (types, names)
+}
+
+fn update(entity: &'static Entity, names: &[&str], source: &str, condition: &str) -> String {
+    let changed = &names[1..names.len() - 2];
+    let set: String = changed.iter().map(|column| format!("{column} = u.{column}, ")).collect();
+    format!(
+        "update scheduler.{} t
+        set {set}epoch = f.epoch, clock = nextval('bridge.clock')
+        from {source}, bridge.fence f
+        where {condition}
+        returning t.id, t.epoch, t.clock",
+        entity.name
+    )
 }
 
 /// What a row must still be.

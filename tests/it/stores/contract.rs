@@ -7,26 +7,31 @@ use scheduler_bridge::store::{Address, Change, Filter, Guard, Query, Store, Stor
 use super::{AnyStore, both};
 use crate::bed::Bed;
 
-fn runs() -> &'static Entity {
+pub(super) fn runs() -> &'static Entity {
     entity::named("runs").expect("runs")
 }
 
-fn document(id: &str, extra: bson::Document) -> RawDocumentBuf {
+pub(super) fn document(id: &str, extra: bson::Document) -> RawDocumentBuf {
     let mut document = doc! { "_id": id, "tenantId": "t", "state": "queued" };
     document.extend(extra);
     RawDocumentBuf::try_from(&document).expect("a document")
 }
 
-fn address(id: &str) -> Address {
+pub(super) fn address(id: &str) -> Address {
     Address::new(runs(), id)
 }
 
-async fn put(store: &AnyStore, id: &str, extra: bson::Document) -> Stored {
+pub(super) async fn put(store: &AnyStore, id: &str, extra: bson::Document) -> Stored {
     let mut after = store.apply(&[Change::create(runs(), document(id, extra))]).await.expect("create");
     after.pop().expect("an after-image").stored().expect("a document")
 }
 
-async fn replace(store: &AnyStore, id: &str, held: &Stored, extra: bson::Document) -> Result<Stored, StoreError> {
+pub(super) async fn replace(
+    store: &AnyStore,
+    id: &str,
+    held: &Stored,
+    extra: bson::Document,
+) -> Result<Stored, StoreError> {
     let change = Change::replace(address(id), held.clone(), document(id, extra));
     Ok(store.apply(&[change]).await?.pop().expect("an after-image").stored().expect("a document"))
 }
@@ -167,7 +172,7 @@ async fn what_cannot_be_kept_is_refused_by_every_store() {
 async fn large_and_deep_documents_are_guarded_too() {
     let bed = Bed::new().await;
     let deep = (0..90).fold(doc! { "leaf": 1 }, |inner, _| doc! { "n": inner });
-    let cases = [("large", doc! { "error": "x".repeat(6 << 20) }), ("deep", doc! { "reason": deep })];
+    let cases = [("large", doc! { "error": "x".repeat(9 << 20) }), ("deep", doc! { "reason": deep })];
     for (name, store) in both(&bed).await {
         for (id, extra) in &cases {
             let held = put(&store, id, extra.clone()).await;
