@@ -13,6 +13,7 @@ mod embedded;
 mod faults;
 mod lock;
 mod mapping;
+mod mirror;
 mod schema;
 mod simulate;
 mod stores;
