@@ -176,7 +176,9 @@ impl From<MirrorError> for Failure {
         let (exit, hint) = match &error {
             MirrorError::HistoryLost { .. } => (Exit::Source, resync("") + "; a larger oplog keeps more history"),
             MirrorError::Invalidated => (Exit::Source, resync("")),
-            MirrorError::Dropped { collection } => (Exit::Source, resync(&format!(" {collection}"))),
+            MirrorError::Dropped { collection } => {
+                (Exit::Source, resync(&format!(" {collection}")) + "; without a name if the database was dropped")
+            }
             MirrorError::Renamed { from, to } => {
                 let named = [from, to].map(|name| crate::entity::named(name).map(|entity| format!(" {}", entity.name)));
                 (Exit::Source, resync(&named.into_iter().flatten().collect::<String>()))

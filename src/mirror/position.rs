@@ -30,14 +30,10 @@ pub struct Position {
 pub struct Anchors(HashMap<String, i64>);
 
 impl Anchors {
-    /// Whether the backfill of `entity` sees whatever happened at `time`.
-    pub fn cover(&self, entity: &Entity, time: Timestamp) -> bool {
-        self.0.get(entity.name).is_some_and(|anchor| *anchor >= clock(time))
-    }
-
-    /// Whether that is so for each of `entities`, of which there is one.
-    pub fn cover_all(&self, entities: &[&'static Entity], time: Timestamp) -> bool {
-        !entities.is_empty() && entities.iter().all(|entity| self.cover(entity, time))
+    /// Whether the backfills of `entities`, one at least, see whatever became of the collections at `time`.
+    pub fn cover(&self, entities: &[&'static Entity], time: Timestamp) -> bool {
+        let covers = |entity: &&Entity| self.0.get(entity.name).is_some_and(|anchor| *anchor >= clock(time));
+        !entities.is_empty() && entities.iter().all(covers)
     }
 }
 

@@ -116,11 +116,11 @@ impl Stream {
         let mut events = Vec::new();
         for document in documents {
             match read(document)? {
-                Read::Event(event) if !self.anchors.cover(event.entity, event.time) => events.push(event),
-                Read::End { whose, time, error } if !self.anchors.cover_all(&whose, time) => {
+                Read::Event(event) => events.push(event),
+                Read::End { whose, time, error } if !self.anchors.cover(&whose, time) => {
                     return Ok(Answer { events, position: self.position.clone(), now, is_last, end: Some(error) });
                 }
-                Read::Event(_) | Read::End { .. } | Read::Mark => {}
+                Read::End { .. } | Read::Mark => {}
             }
             self.position = Position { token: Some(token(document)?), clock: clock(time(document)?) };
         }
@@ -217,9 +217,10 @@ fn malformed(field: &str) -> Error {
 
 /// The server's word that its history does not reach back to where the stream is to go on.
 fn fault(attempted: &str, error: Error) -> Fault {
-    // ChangeStreamFatalError, ChangeStreamHistoryLost, CappedPositionLost. Source: the server's error_codes.yml.
+    // CappedPositionLost (an open cursor that was overtaken), InvalidResumeToken, ChangeStreamFatalError,
+    // ChangeStreamHistoryLost. Source: the server's error_codes.yml.
     match source::code(&error) {
-        Some(280 | 286 | 136) => Fault::Ended(MirrorError::HistoryLost { source: error.into() }),
+        Some(136 | 260 | 280 | 286) => Fault::Ended(MirrorError::HistoryLost { source: error.into() }),
         _ => Fault::source(attempted)(error),
     }
 }

@@ -38,6 +38,12 @@ impl Replaces {
     }
 }
 
+/// The anchor of the collection's newest backfill. What was written before is the backfill's, which reads afterwards: the
+/// mirror passes over it, so that a deletion in between may have left no tombstone to keep a late write away.
+const ANCHOR: &str = "anchor as materialized (
+        select epoch, clock from bridge.backfill where collection = $1 order by epoch desc, clock desc limit 1
+    )";
+
 /// Brings the rows `s` that `from` gives, with the help of `ctes`, into the table, each unless something newer is known; what
 /// was quarantined under their keys goes. `$1`: the collection.
 pub fn merge(entity: &'static Entity, ctes: &str, from: &str, replaces: Replaces) -> String {
@@ -47,7 +53,7 @@ pub fn merge(entity: &'static Entity, ctes: &str, from: &str, replaces: Replaces
     let set = others.map(|column| format!("{column} = excluded.{column}")).collect::<Vec<_>>().join(", ");
     let (replaced, stays) = (replaces.replaced(), replaces.stays());
     format!(
-        "with {ctes} released as (
+        "with {ctes} {ANCHOR}, released as (
             delete from bridge.quarantine b using {from}
             where b.collection = $1 and b.id = s.id and (b.epoch, b.clock) {replaced} (s.epoch, s.clock)
         )
@@ -59,7 +65,7 @@ pub fn merge(entity: &'static Entity, ctes: &str, from: &str, replaces: Replaces
         ) and not exists (
             select from bridge.quarantine b
             where b.collection = $1 and b.id = s.id and (b.epoch, b.clock) {stays} (s.epoch, s.clock)
-        )
+        ) and not exists (select from anchor a where (a.epoch, a.clock) > (s.epoch, s.clock))
         on conflict (id) do update set {set}
         where (t.epoch, t.clock) {replaced} (excluded.epoch, excluded.clock)"
     )
@@ -108,7 +114,7 @@ pub fn quarantine(entity: &'static Entity, replaces: Replaces) -> String {
     format!(
         "with s (collection, id, document, reason, epoch, clock) as (
             select $1::text, $2::text, $3::bytea, $4::text, $5::integer, $6::bigint
-        ), gone as (
+        ), {ANCHOR}, gone as (
             delete from scheduler.{name} t using s where t.id = s.id and (t.epoch, t.clock) {replaced} (s.epoch, s.clock)
         )
         insert into bridge.quarantine as q (collection, id, document, reason, epoch, clock)
@@ -118,7 +124,7 @@ pub fn quarantine(entity: &'static Entity, replaces: Replaces) -> String {
             where b.collection = s.collection and b.id = s.id and (b.epoch, b.clock) {stays} (s.epoch, s.clock)
         ) and not exists (
             select from scheduler.{name} t where t.id = s.id and (t.epoch, t.clock) {stays} (s.epoch, s.clock)
-        )
+        ) and not exists (select from anchor a where (a.epoch, a.clock) > (s.epoch, s.clock))
         on conflict (collection, id) do update
         set document = excluded.document, reason = excluded.reason, epoch = excluded.epoch, clock = excluded.clock
         where (q.epoch, q.clock) {replaced} (excluded.epoch, excluded.clock)"

@@ -99,6 +99,7 @@ async fn help_and_version_are_as_they_were_agreed() {
         "",
         "migrate",
         "backfill",
+        "mirror",
         "verify",
         "quarantine",
         "quarantine list",

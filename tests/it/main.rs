@@ -8,6 +8,7 @@ mod children;
 mod cli;
 mod commands;
 mod contract;
+mod convergence;
 mod cron;
 mod embedded;
 mod faults;
