@@ -212,8 +212,10 @@ pub fn refuses_data(error: &sqlx::Error) -> bool {
 /// PostgreSQL's error codes, appendix A of its manual.
 fn transient_code(code: &str) -> bool {
     // 57P01, 02, 03: shut down by an administrator, crashed, starting up. 40001, 40P01: serialization, deadlock.
-    // 53300: too many connections. 55P03: lock not available in time. 25006 is what a demoted primary answers, and stays.
-    matches!(code, "57P01" | "57P02" | "57P03" | "40001" | "40P01" | "53300" | "55P03") || code.starts_with("08")
+    // 53300: too many connections. 55P03: lock not available in time. 25P03, 57P05: the session of a process that stood
+    // still was ended. 25006 is what a demoted primary answers, and stays.
+    let transient = ["57P01", "57P02", "57P03", "57P05", "40001", "40P01", "53300", "55P03", "25P03"];
+    transient.contains(&code) || code.starts_with("08")
 }
 
 fn options(url: &SecretString) -> Result<PgConnectOptions, TargetError> {

@@ -14,7 +14,7 @@ use crate::faults::process::Bridge;
 /// Looks at the mirror's progress all the time.
 struct Observer {
     stop: CancellationToken,
-    task: JoinHandle<(u64, Option<i64>)>,
+    task: JoinHandle<u64>,
 }
 
 impl Observer {
@@ -29,18 +29,18 @@ impl Observer {
                 assert!(clock >= last, "{clock:?} after {last:?}");
                 steps += u64::from(clock > last);
                 last = clock;
-                tokio::task::yield_now().await;
+                tokio::time::sleep(SAMPLE).await;
             }
-            (steps, last)
+            steps
         });
         Self { stop, task }
     }
 
-    /// The progress never went back, and there was some.
-    async fn assert_forward(self) {
+    /// The progress never went back, and was seen to move more than so many times.
+    async fn assert_forward(self, least: u64) {
         self.stop.cancel();
-        let (steps, _) = self.task.await.expect("the progress never goes back");
-        assert!(steps > 20, "{steps} steps");
+        let steps = self.task.await.expect("the progress never goes back");
+        assert!(steps > least, "{steps} steps");
     }
 }
 
@@ -58,8 +58,12 @@ async fn pair(bed: &Bed) -> (Bridge, Bridge) {
     (active, other)
 }
 
-async fn until_taken_over(bed: &Bed, from: Option<Uuid>) {
-    let taken = async || holder(bed).await.is_some_and(|now| Some(now) != from);
+/// Waits until `heir` has taken the seat from `from` and is at work.
+async fn until_taken_over(bed: &Bed, from: Option<Uuid>, heir: &mut Bridge) {
+    let taken = || {
+        assert!(!heir.is_over(), "it has ended by itself:\n{}", heir.complaints());
+        async { holder(bed).await.is_some_and(|now| Some(now) != from) }
+    };
     until("the other mirror has taken over", LIMIT, taken).await;
     let before = clock(bed).await;
     until("the other mirror is at work", LIMIT, async || clock(bed).await > before).await;
@@ -77,13 +81,13 @@ async fn a_paused_mirror_that_wakes_up_after_another_took_over_does_no_harm() {
         tokio::time::sleep(std::time::Duration::from_millis(moments.below(100))).await;
         let from = holder(&bed).await;
         active.signal(Signal::STOP);
-        until_taken_over(&bed, from).await;
+        until_taken_over(&bed, from, &mut other).await;
         active.signal(Signal::CONT);
         (active, other) = (other, active);
     }
     assert!(churn.end().await > 100);
     level(&bed).await;
-    observer.assert_forward().await;
+    observer.assert_forward(20).await;
     assert_clean(&bed).await;
     stop(active).await;
     stop(other).await;
@@ -92,18 +96,18 @@ async fn a_paused_mirror_that_wakes_up_after_another_took_over_does_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_paused_inside_its_transaction_holds_nobody_up_for_long() {
     let (bed, moments) = (Bed::new().await, Moments::new());
-    let (active, other) = pair(&bed).await;
+    let (active, mut other) = pair(&bed).await;
     let (observer, churn) = (Observer::start(&bed), Churn::start(&bed, moments));
     let from = holder(&bed).await;
     let gate = Gate::shut(&bed, "before insert or update or delete on scheduler.runs for each statement").await;
     until_bridge_waits(&bed).await;
     active.signal(Signal::STOP);
     gate.open().await;
-    until_taken_over(&bed, from).await;
+    until_taken_over(&bed, from, &mut other).await;
     active.signal(Signal::CONT);
     churn.end().await;
     level(&bed).await;
-    observer.assert_forward().await;
+    observer.assert_forward(2).await;
     assert_clean(&bed).await;
     stop(active).await;
     stop(other).await;
