@@ -7,6 +7,7 @@
 
 mod binaries;
 mod mongo;
+mod mongo_set;
 mod port;
 mod postgres;
 mod supervisor;
@@ -16,6 +17,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use mongo::MongoServer;
+pub use mongo_set::MongoSet;
 pub use postgres::PostgresServer;
 
 /// Environment variable with the URL of a MongoDB replica set to use instead of a private one.

@@ -38,8 +38,18 @@ pub struct MongoServer {
     set: Option<String>,
     /// Of user `root`; nothing when everybody may do everything.
     password: Option<SecretString>,
+    role: Role,
     port: u16,
     pid: u32,
+}
+
+/// What a server is to its replica set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The only member: it is ready when it takes writes.
+    Alone,
+    /// One of several: it is ready when it takes reads, and may never be the one that takes writes.
+    Member,
 }
 
 impl MongoServer {
@@ -96,14 +106,26 @@ impl MongoServer {
         self.supervisor.stop(signal).await
     }
 
-    /// Starts the server on the same port with the same data and waits until it takes writes. One that runs is killed
-    /// first.
+    /// Starts the server on the same port with the same data and waits until it takes writes; a member of a
+    /// [`MongoSet`](super::MongoSet): reads. One that runs is killed first.
     pub async fn start_again(&mut self) -> Result<(), EmbeddedError> {
         self.start_on(self.port).await?;
         let client = self.client()?;
-        let ready = self.until_writable(&client.database("admin")).await;
+        let ready = self.until_ready(&client.database("admin")).await;
         client.shutdown().await;
         ready
+    }
+
+    /// Starts a server that is to be a member of replica set `set`, which is not initiated yet.
+    pub(super) async fn start_member(set: String) -> Result<Self, EmbeddedError> {
+        let mut server = Self::launch(Some(set), None, &[]).await?;
+        server.role = Role::Member;
+        Ok(server)
+    }
+
+    /// Where the server listens.
+    pub(super) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Leaves the server running after this process. It is removed, folder and all, once somebody ends it
@@ -117,16 +139,26 @@ impl MongoServer {
         password: Option<String>,
         settings: &[(&str, &str)],
     ) -> Result<Self, EmbeddedError> {
+        let server = Self::launch(set, password, settings).await?;
+        let client = server.client()?;
+        let ready = server.initiate(&client.database("admin")).await;
+        client.shutdown().await;
+        ready.map(|()| server)
+    }
+
+    /// Starts the process and waits until it listens.
+    async fn launch(
+        set: Option<String>,
+        password: Option<String>,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, EmbeddedError> {
         let mut options = merged(set.is_some(), settings);
         if let Some(set) = &set {
             options.extend(["--replSet".to_owned(), set.clone()]);
         }
         let mut server = blocking(move || Self::prepare(options, set, password)).await?;
         port::on_a_free_one(async |port| server.start_on(port).await).await?;
-        let client = server.client()?;
-        let ready = server.initiate(&client.database("admin")).await;
-        client.shutdown().await;
-        ready.map(|()| server)
+        Ok(server)
     }
 
     fn prepare(options: Vec<String>, set: Option<String>, password: Option<String>) -> Result<Self, EmbeddedError> {
@@ -140,7 +172,8 @@ impl MongoServer {
         if password.is_some() {
             command.extend(["--keyFile".to_owned(), key_file(supervisor.folder())?]);
         }
-        Ok(Self { supervisor, command, set, password: password.map(SecretString::from), port: 0, pid: 0 })
+        let password = password.map(SecretString::from);
+        Ok(Self { supervisor, command, set, password, role: Role::Alone, port: 0, pid: 0 })
     }
 
     /// Starts the process and waits until it, and no other server, listens.
@@ -153,7 +186,8 @@ impl MongoServer {
         self.supervisor.until(port, || listens(&log, port)).await
     }
 
-    fn client(&self) -> Result<Client, EmbeddedError> {
+    /// A client of this server alone.
+    pub(super) fn client(&self) -> Result<Client, EmbeddedError> {
         let address = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: Some(self.port) };
         let mut options = ClientOptions::builder().hosts(vec![address]).direct_connection(true).build();
         options.server_selection_timeout = Some(Duration::from_secs(5));
@@ -164,23 +198,41 @@ impl MongoServer {
     /// somebody on the same machine may do both.
     async fn initiate(&self, admin: &Database) -> Result<(), EmbeddedError> {
         let Some(set) = &self.set else { return Ok(()) };
-        let member = doc! { "_id": 0, "host": format!("127.0.0.1:{}", self.port) };
-        let config = doc! { "_id": set, "members": [member], "settings": { "electionTimeoutMillis": 1_000 } };
-        admin.run_command(doc! { "replSetInitiate": config }).await.map_err(failed("initiate the replica set"))?;
-        self.until_writable(admin).await?;
+        let command = initiation(set, &[self.address()]);
+        admin.run_command(command).await.map_err(failed("initiate the replica set"))?;
+        self.until_ready(admin).await?;
         let Some(password) = &self.password else { return Ok(()) };
         let user = doc! { "createUser": "root", "pwd": password.expose_secret(), "roles": ["root"] };
         admin.run_command(user).await.map_err(failed("create user root")).map(|_| ())
     }
 
-    async fn until_writable(&self, admin: &Database) -> Result<(), EmbeddedError> {
-        self.supervisor.until(self.port, || is_writable(admin)).await
+    /// Polls `probe` until it is true, or this server ends, or that takes too long.
+    pub(super) async fn until<A: Future<Output = bool>>(&self, probe: impl FnMut() -> A) -> Result<(), EmbeddedError> {
+        self.supervisor.until(self.port, probe).await
+    }
+
+    pub(super) async fn until_ready(&self, admin: &Database) -> Result<(), EmbeddedError> {
+        let ready = async || is_writable(admin).await || (self.role == Role::Member && is(admin, "secondary").await);
+        self.until(ready).await
     }
 }
 
-async fn is_writable(admin: &Database) -> bool {
+/// The command that makes the servers at `addresses` a replica set.
+pub(super) fn initiation(set: &str, addresses: &[String]) -> Document {
+    let members = (0_i32..).zip(addresses).map(|(id, host)| doc! { "_id": id, "host": host });
+    let members: Vec<_> = members.collect();
+    doc! { "replSetInitiate": { "_id": set, "members": members, "settings": { "electionTimeoutMillis": 1_000 } } }
+}
+
+/// Whether the server is the primary.
+pub(super) async fn is_writable(admin: &Database) -> bool {
+    is(admin, "isWritablePrimary").await
+}
+
+/// What the server says of itself.
+async fn is(admin: &Database, quality: &str) -> bool {
     let hello: Result<Document, _> = admin.run_command(doc! { "hello": 1 }).await;
-    hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
+    hello.is_ok_and(|hello| hello.get_bool(quality).unwrap_or(false))
 }
 
 /// The log is our own server's word; a connection alone could be to another one that took the port.
@@ -204,6 +256,6 @@ fn key_file(folder: &Path) -> Result<String, EmbeddedError> {
     argument(&path)
 }
 
-fn failed(action: &'static str) -> impl FnOnce(mongodb::error::Error) -> EmbeddedError {
+pub(super) fn failed(action: &'static str) -> impl FnOnce(mongodb::error::Error) -> EmbeddedError {
     move |source| EmbeddedError::Mongo { action, source: Box::new(source) }
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use scheduler_bridge::embedded::{Endpoint, Endpoints, Servers};
+use scheduler_bridge::embedded::{Endpoint, Endpoints, MongoServer, MongoSet, PostgresServer, Servers};
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use tokio::sync::OnceCell;
@@ -32,8 +32,15 @@ pub struct Bed {
     pool: OnceLock<PgPool>,
     /// To create and drop databases with.
     admin_url: String,
-    /// Only when no other test uses them.
-    servers: Option<Servers>,
+    own: Own,
+}
+
+/// The servers that no other test uses. What is in them goes with them.
+enum Own {
+    Nothing,
+    Mongo(#[expect(dead_code, reason = "it is held, to end with the bed")] MongoServer),
+    Both(Servers),
+    Set(MongoSet, PostgresServer),
 }
 
 impl Bed {
@@ -50,7 +57,28 @@ impl Bed {
         let postgres_url = |name: &str| servers.postgres.url_of(name);
         let template = make_template(&servers.postgres.url(), postgres_url).await;
         let mut bed = Self::make(&template, servers.mongo.url(), servers.postgres.url(), postgres_url).await;
-        bed.servers = Some(servers);
+        bed.own = Own::Both(servers);
+        bed
+    }
+
+    /// A bed with a MongoDB server of its own, with these options of `mongod`.
+    pub async fn with_own_mongo(settings: &[(&str, &str)]) -> Self {
+        let mongo = MongoServer::start_with(settings).await.expect("start MongoDB");
+        let (endpoints, template) = SHARED.get_or_init(open_shared).await;
+        let postgres_url = |name: &str| endpoints.postgres.url_of(name);
+        let mut bed = Self::make(template, mongo.url(), endpoints.postgres.url(), postgres_url).await;
+        bed.own = Own::Mongo(mongo);
+        bed
+    }
+
+    /// A bed in servers that no other test uses: a replica set of three members, and PostgreSQL; see [`Self::set`].
+    pub async fn with_own_set() -> Self {
+        let started = tokio::join!(MongoSet::start(3), PostgresServer::start());
+        let (set, postgres) = (started.0.expect("start MongoDB"), started.1.expect("start PostgreSQL"));
+        let postgres_url = |name: &str| postgres.url_of(name);
+        let template = make_template(&postgres.url(), postgres_url).await;
+        let mut bed = Self::make(&template, set.url(), postgres.url(), postgres_url).await;
+        bed.own = Own::Set(set, postgres);
         bed
     }
 
@@ -60,7 +88,7 @@ impl Bed {
         let mongo = mongodb::Client::with_uri_str(&mongo_url).await.expect("open MongoDB");
         let database = mongo.database(&name);
         let postgres_url = postgres_url(&name);
-        Self { mongo_url, mongo, database, postgres_url, pool: OnceLock::new(), admin_url, servers: None }
+        Self { mongo_url, mongo, database, postgres_url, pool: OnceLock::new(), admin_url, own: Own::Nothing }
     }
 
     /// At most five connections to the test's database in PostgreSQL, opened when they are needed.
@@ -71,7 +99,12 @@ impl Bed {
 
     /// The test's own servers, to stop them and start them again. Only after [`Self::with_own_servers`].
     pub fn servers(&mut self) -> &mut Servers {
-        self.servers.as_mut().expect("a bed with its own servers")
+        if let Own::Both(servers) = &mut self.own { servers } else { panic!("a bed without servers of its own") }
+    }
+
+    /// The test's own servers, to stop them and start them again. Only after [`Self::with_own_set`].
+    pub fn set(&mut self) -> (&mut MongoSet, &mut PostgresServer) {
+        if let Own::Set(set, postgres) = &mut self.own { (set, postgres) } else { panic!("a bed without a set") }
     }
 
     /// `bridge` with these arguments, aimed at the test's databases and at nothing else.
@@ -89,15 +122,17 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        if self.servers.is_some() {
-            return; // the databases go with their servers, which may be down
-        }
-        let (mongo_url, admin_url, name) =
-            (self.mongo_url.clone(), self.admin_url.clone(), self.database.name().to_owned());
+        // Databases go with servers of the test's own, which may be down.
+        let mongo_url = match self.own {
+            Own::Both(_) | Own::Set(..) => return,
+            Own::Mongo(_) => None,
+            Own::Nothing => Some(self.mongo_url.clone()),
+        };
+        let (admin_url, name) = (self.admin_url.clone(), self.database.name().to_owned());
         // A thread of its own: the test's runtime cannot be waited for from inside.
         let cleaned = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(drop_databases(&mongo_url, &admin_url, &name));
+            runtime.block_on(drop_databases(mongo_url.as_deref(), &admin_url, &name));
         });
         if cleaned.join().is_err() {
             println!("the databases {} stay behind", self.database.name());
@@ -106,9 +141,15 @@ impl Drop for Bed {
 }
 
 /// Tries both before it complains of either.
-async fn drop_databases(mongo_url: &str, admin_url: &str, name: &str) {
+async fn drop_databases(mongo_url: Option<&str>, admin_url: &str, name: &str) {
     let statement = format!("drop database {name} with (force)");
-    let (postgres, mongo) = tokio::join!(run_sql(admin_url, &statement), drop_in_mongo(mongo_url, name));
+    let in_mongo = async {
+        match mongo_url {
+            Some(url) => drop_in_mongo(url, name).await,
+            None => Ok(()),
+        }
+    };
+    let (postgres, mongo) = tokio::join!(run_sql(admin_url, &statement), in_mongo);
     postgres.expect("drop the database in PostgreSQL");
     mongo.expect("drop the database in MongoDB");
 }

@@ -1,7 +1,7 @@
 //! The backfill under blows: killed, cut off, paused, refused. The real `bridge` on real servers.
 
 mod exhausted;
-mod gate;
+pub mod gate;
 pub mod killed;
 pub mod process;
 mod races;

@@ -14,6 +14,7 @@ mod embedded;
 mod faults;
 mod lock;
 mod mapping;
+mod mirror;
 mod outbox;
 mod schema;
 mod simulate;

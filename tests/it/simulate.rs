@@ -11,12 +11,12 @@ use crate::faults::process::Bridge;
 
 const STORES: [&str; 2] = ["mongodb", "postgresql"];
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("a path of text")
 }
 
 /// Runs `bridge simulate` to its end; the object it prints.
-async fn simulated(bed: &Bed, arguments: &[&str]) -> (Option<i32>, Value) {
+pub async fn simulated(bed: &Bed, arguments: &[&str]) -> (Option<i32>, Value) {
     let mut command = tokio::process::Command::from(bed.bridge(&["--json", "simulate"]));
     let output = command.args(arguments).kill_on_drop(true).output();
     let output = tokio::time::timeout(Duration::from_secs(600), output).await.expect("it ends").expect("run bridge");
@@ -25,7 +25,8 @@ async fn simulated(bed: &Bed, arguments: &[&str]) -> (Option<i32>, Value) {
     (output.status.code(), object.unwrap_or_else(|| panic!("{told}\n{}", String::from_utf8_lossy(&output.stderr))))
 }
 
-async fn assert_nothing_is_lost(bed: &Bed, store: &str, journals: &[PathBuf]) -> Value {
+/// The store holds every write that the journals acknowledge.
+pub async fn assert_nothing_is_lost(bed: &Bed, store: &str, journals: &[PathBuf]) -> Value {
     let mut arguments = vec![store, "--check"];
     arguments.extend(journals.iter().map(|path| text(path)));
     let (exit, found) = simulated(bed, &arguments).await;

@@ -4,7 +4,7 @@ mod columns;
 mod command;
 mod fields;
 mod keys;
-mod memory;
+pub mod memory;
 mod ranges;
 
 use scheduler_bridge::backfill;

@@ -1,6 +1,6 @@
 //! The peak memory of the real commands does not depend on the number of documents.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mongodb::bson::oid::ObjectId;
@@ -18,7 +18,7 @@ fn peak(mut command: Command) -> u64 {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run bridge");
     let (mut peak, deadline) = (0, Instant::now() + LIMIT);
     loop {
-        peak = high_water(&child).unwrap_or_default().max(peak);
+        peak = high_water(child.id()).unwrap_or_default().max(peak);
         if let Some(status) = child.try_wait().expect("wait") {
             assert!(status.success(), "{command:?}: {status}");
             return peak;
@@ -31,8 +31,9 @@ fn peak(mut command: Command) -> u64 {
     }
 }
 
-fn high_water(child: &Child) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+/// The most resident memory that the process has had so far, in KiB; nothing when there is no such process any more.
+pub fn high_water(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }

@@ -1,0 +1,133 @@
+//! Two mirrors: one is active, and one that has slept through its lease does no harm when it wakes up.
+
+use rustix::process::Signal;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Churn, LIMIT, assert_clean, begun, clock, level, mirror, stop};
+use crate::bed::{Bed, until};
+use crate::faults::gate::{Gate, until_bridge_waits};
+use crate::faults::killed::Moments;
+use crate::faults::process::Bridge;
+
+/// Looks at the mirror's progress all the time.
+struct Observer {
+    stop: CancellationToken,
+    task: JoinHandle<u64>,
+}
+
+impl Observer {
+    fn start(bed: &Bed) -> Self {
+        let (stop, pool) = (CancellationToken::new(), bed.pool().clone());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let (mut steps, mut last) = (0, None);
+            while !stopped.is_cancelled() {
+                let query = sqlx::query_scalar("select clock from bridge.stream");
+                let clock: Option<i64> = query.fetch_optional(&pool).await.expect("look");
+                assert!(clock >= last, "{clock:?} after {last:?}");
+                steps += u64::from(clock > last);
+                last = clock;
+                tokio::time::sleep(SAMPLE).await;
+            }
+            steps
+        });
+        Self { stop, task }
+    }
+
+    /// The progress never went back, and was seen to move more than so many times.
+    async fn assert_forward(self, least: u64) {
+        self.stop.cancel();
+        let steps = self.task.await.expect("the progress never goes back");
+        assert!(steps > least, "{steps} steps");
+    }
+}
+
+async fn holder(bed: &Bed) -> Option<Uuid> {
+    let holder = sqlx::query_scalar("select holder from bridge.stream").fetch_optional(bed.pool());
+    holder.await.expect("look").flatten()
+}
+
+/// An active mirror and one that stands by.
+async fn pair(bed: &Bed) -> (Bridge, Bridge) {
+    let active = mirror(bed);
+    until("the first mirror is the active one", LIMIT, async || holder(bed).await.is_some()).await;
+    let other = mirror(bed);
+    until("the other stands by", LIMIT, async || other.has_said("standing by")).await;
+    (active, other)
+}
+
+/// Waits until `heir` has taken the seat from `from` and is at work.
+async fn until_taken_over(bed: &Bed, from: Option<Uuid>, heir: &mut Bridge) {
+    let taken = || {
+        assert!(!heir.is_over(), "it has ended by itself:\n{}", heir.complaints());
+        async { holder(bed).await.is_some_and(|now| Some(now) != from) }
+    };
+    until("the other mirror has taken over", LIMIT, taken).await;
+    let before = clock(bed).await;
+    until("the other mirror is at work", LIMIT, async || clock(bed).await > before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_mirror_that_wakes_up_after_another_took_over_does_no_harm() {
+    let (bed, mut moments) = (Bed::new().await, Moments::new());
+    let (mut active, mut other) = pair(&bed).await;
+    let (observer, churn) = (Observer::start(&bed), Churn::start(&bed, moments.clone()));
+    for _ in 0..3 {
+        let before = clock(&bed).await;
+        until("the mirror is at work", LIMIT, async || clock(&bed).await > before).await;
+        // Not a wait for something: the random part of the moment.
+        tokio::time::sleep(std::time::Duration::from_millis(moments.below(100))).await;
+        let from = holder(&bed).await;
+        active.signal(Signal::STOP);
+        until_taken_over(&bed, from, &mut other).await;
+        active.signal(Signal::CONT);
+        (active, other) = (other, active);
+    }
+    assert!(churn.end().await > 100);
+    level(&bed).await;
+    observer.assert_forward(20).await;
+    assert_clean(&bed).await;
+    stop(active).await;
+    stop(other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_paused_inside_its_transaction_holds_nobody_up_for_long() {
+    let (bed, moments) = (Bed::new().await, Moments::new());
+    let (active, mut other) = pair(&bed).await;
+    let (observer, churn) = (Observer::start(&bed), Churn::start(&bed, moments));
+    let from = holder(&bed).await;
+    let gate = Gate::shut(&bed, "before insert or update or delete on scheduler.runs for each statement").await;
+    until_bridge_waits(&bed).await;
+    active.signal(Signal::STOP);
+    gate.open().await;
+    until_taken_over(&bed, from, &mut other).await;
+    active.signal(Signal::CONT);
+    churn.end().await;
+    level(&bed).await;
+    observer.assert_forward(2).await;
+    assert_clean(&bed).await;
+    stop(active).await;
+    stop(other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_told_to_stop_hands_over_at_once() {
+    let bed = Bed::new().await;
+    let command = |bed: &Bed| {
+        let mut command = bed.bridge(&["mirror"]);
+        command.env("BRIDGE_LEASE_SECONDS", "600");
+        Bridge::start(command)
+    };
+    let active = command(&bed);
+    begun(&bed).await;
+    until("the first mirror is the active one", LIMIT, async || holder(&bed).await.is_some()).await;
+    let (from, other) = (holder(&bed).await, command(&bed));
+    until("the other stands by", LIMIT, async || other.has_said("standing by")).await;
+    stop(active).await;
+    until("the other is the active one", LIMIT, async || holder(&bed).await.is_some_and(|now| Some(now) != from)).await;
+    stop(other).await;
+    assert_eq!(holder(&bed).await, None);
+}
