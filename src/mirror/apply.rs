@@ -120,7 +120,11 @@ impl Applier {
             )));
             Ok(())
         };
-        tokio::time::timeout(TRANSACTION_WAIT, work).await.map_err(|_| Fault::Silent)??;
+        let done = tokio::select! {
+            done = tokio::time::timeout(TRANSACTION_WAIT, work) => done,
+            never = self.seat.keep() => match never {},
+        };
+        done.map_err(|_| Fault::Silent)??;
         self.progress.committed(events, position.clock);
         if is_newer {
             self.idle = None;

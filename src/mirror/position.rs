@@ -5,6 +5,7 @@
 //! an advisory lock gives: a paused process keeps its session, and with it the lock.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bson::{RawDocumentBuf, Timestamp};
@@ -134,6 +135,21 @@ impl Seat {
         let token = token.map_err(|_| Fault::Ended(MirrorError::Token))?;
         let position = Position { token, clock: taken.clock };
         Ok(Some(Held { position, epoch: taken.epoch, anchors: self.anchors().await? }))
+    }
+
+    /// Begins the lease anew again and again, for as long as it is polled: for work that may take longer than the lease.
+    /// Without that, a process that stands by would begin the same work, which takes as long, and both would do it for ever.
+    pub async fn keep(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(self.renewal()).await;
+            let renewed = sqlx::query(
+                "update bridge.stream set leased_until = clock_timestamp() + make_interval(secs => $2) where holder = $1",
+            );
+            // Whether it was still ours is found by whoever writes.
+            if let Err(error) = renewed.bind(self.holder).bind(self.lease.as_secs_f64()).execute(&self.pool).await {
+                tracing::warn!(%error, "the lease was not renewed");
+            }
+        }
     }
 
     /// Which store follows the other now.

@@ -1,15 +1,20 @@
 //! Two mirrors: one is active, and one that has slept through its lease does no harm when it wakes up.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Churn, LIMIT, assert_clean, begun, clock, level, mirror, stop};
+use super::{Churn, LIMIT, assert_clean, begun, clock, level, mirror, run, stop};
 use crate::bed::{Bed, until};
 use crate::faults::gate::{Gate, until_bridge_waits};
 use crate::faults::killed::Moments;
 use crate::faults::process::Bridge;
+
+/// How often the mirror's progress is looked at.
+const SAMPLE: Duration = Duration::from_millis(5);
 
 /// Looks at the mirror's progress all the time.
 struct Observer {
@@ -78,7 +83,7 @@ async fn a_paused_mirror_that_wakes_up_after_another_took_over_does_no_harm() {
         let before = clock(&bed).await;
         until("the mirror is at work", LIMIT, async || clock(&bed).await > before).await;
         // Not a wait for something: the random part of the moment.
-        tokio::time::sleep(std::time::Duration::from_millis(moments.below(100))).await;
+        tokio::time::sleep(Duration::from_millis(moments.below(100))).await;
         let from = holder(&bed).await;
         active.signal(Signal::STOP);
         until_taken_over(&bed, from, &mut other).await;
@@ -108,6 +113,31 @@ async fn a_mirror_paused_inside_its_transaction_holds_nobody_up_for_long() {
     churn.end().await;
     level(&bed).await;
     observer.assert_forward(2).await;
+    assert_clean(&bed).await;
+    stop(active).await;
+    stop(other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_whose_transaction_takes_longer_than_its_lease_stays_the_active_one() {
+    let bed = Bed::new().await;
+    let (active, other) = pair(&bed).await;
+    let from = holder(&bed).await;
+    let gate = Gate::shut(&bed, "before insert on scheduler.runs for each statement").await;
+    bed.database.collection("runs").insert_one(run("slow", 1)).await.expect("insert");
+    until_bridge_waits(&bed).await;
+    let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(bed.pool()).await;
+    let now: chrono::DateTime<chrono::Utc> = now.expect("look");
+    // The lease that the transaction began with is over by then.
+    let renewed = async || {
+        let query = sqlx::query_as("select holder, leased_until > $1 + interval '5 seconds' from bridge.stream");
+        let (holder, renewed): (Option<Uuid>, bool) = query.bind(now).fetch_one(bed.pool()).await.expect("look");
+        assert_eq!(holder, from, "another mirror has taken over from one that is alive");
+        renewed
+    };
+    until("the lease is renewed", LIMIT, renewed).await;
+    gate.open().await;
+    level(&bed).await;
     assert_clean(&bed).await;
     stop(active).await;
     stop(other).await;
