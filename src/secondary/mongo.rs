@@ -90,7 +90,14 @@ impl WriteError {
 
 type Result<T> = std::result::Result<T, WriteError>;
 
-/// A statement of a write command, the key it is for, and its size.
+/// A write command, and its field for the statements.
+type Command = [&'static str; 2];
+
+const UPDATE: Command = ["update", "updates"];
+const DELETE: Command = ["delete", "deletes"];
+const INSERT: Command = ["insert", "documents"];
+
+/// A statement of a write command and the key it is for.
 struct Step<'a> {
     item: &'a Item,
     statement: RawDocumentBuf,
@@ -142,7 +149,7 @@ impl MongoSecondary {
         let mut items: Vec<&Item> = items.iter().filter(is_older).collect();
         items.sort_unstable_by_key(|item| (item.entity.name, &item.key));
         // First of all, so that whoever meets another writer notices before documents travel.
-        self.run("update", STAMPS, "updates", items.iter().map(|item| Ok(stamped(item))), session).await?;
+        self.run(UPDATE, STAMPS, items.iter().map(|item| Ok(stamped(item))), session).await?;
         for items in items.chunk_by(|one, other| one.entity == other.entity) {
             self.collection(items, session).await?;
         }
@@ -153,23 +160,21 @@ impl MongoSecondary {
     async fn collection(&self, items: &[&Item], session: &mut ClientSession) -> Result<()> {
         let name = items[0].entity.name;
         let gone = items.iter().filter(|item| kept(item).is_none_or(is_only_inserted));
-        self.run("delete", name, "deletes", gone.map(|item| removed(item)), session).await?;
+        self.run(DELETE, name, gone.map(|item| removed(item)), session).await?;
         let documents = |inserted| {
             let documents = items.iter().filter_map(|item| Some((*item, kept(item)?)));
             documents.filter(move |(_, document)| is_only_inserted(document) == inserted)
         };
-        self.run("update", name, "updates", documents(false).map(|(item, document)| replaced(item, document)), session)
-            .await?;
+        self.run(UPDATE, name, documents(false).map(|(item, document)| replaced(item, document)), session).await?;
         let whole = documents(true).map(|(item, document)| Ok(Step { item, statement: document.clone() }));
-        self.run("insert", name, "documents", whole, session).await
+        self.run(INSERT, name, whole, session).await
     }
 
     /// Runs a write command, or as many as it takes.
     async fn run<'a>(
         &self,
-        command: &'static str,
+        command: Command,
         collection: &str,
-        field: &'static str,
         steps: impl Iterator<Item = Result<Step<'a>>>,
         session: &mut ClientSession,
     ) -> Result<()> {
@@ -178,17 +183,22 @@ impl MongoSecondary {
             let step = step?;
             let size = step.statement.as_bytes().len();
             if bytes + size > COMMAND_BYTES && !part.is_empty() {
-                self.command([command, collection, field], std::mem::take(&mut part), session).await?;
+                self.command(command, collection, std::mem::take(&mut part), session).await?;
                 bytes = 0;
             }
             bytes += size;
             part.push(step);
         }
-        if part.is_empty() { Ok(()) } else { self.command([command, collection, field], part, session).await }
+        if part.is_empty() { Ok(()) } else { self.command(command, collection, part, session).await }
     }
 
-    async fn command(&self, names: [&str; 3], steps: Vec<Step<'_>>, session: &mut ClientSession) -> Result<()> {
-        let [command, collection, field] = names;
+    async fn command(
+        &self,
+        [command, field]: Command,
+        collection: &str,
+        steps: Vec<Step<'_>>,
+        session: &mut ClientSession,
+    ) -> Result<()> {
         let mut statements = RawArrayBuf::new();
         steps.iter().for_each(|step| statements.push(&*step.statement));
         let attempted = || format!("{command} {} keys in {collection}", steps.len());
