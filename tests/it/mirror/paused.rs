@@ -1,5 +1,7 @@
 //! Two mirrors: one is active, and one that has slept through its lease does no harm when it wakes up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -7,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Churn, LIMIT, assert_clean, begun, clock, level, mirror, run, stop};
+use super::{Churn, LIMIT, assert_clean, begun, level, mirror, run, stop};
 use crate::bed::{Bed, until};
 use crate::faults::gate::{Gate, until_bridge_waits};
 use crate::faults::killed::Moments;
@@ -19,33 +21,42 @@ const SAMPLE: Duration = Duration::from_millis(5);
 /// Looks at the mirror's progress all the time.
 struct Observer {
     stop: CancellationToken,
-    task: JoinHandle<u64>,
+    steps: Arc<AtomicU64>,
+    task: JoinHandle<()>,
 }
 
 impl Observer {
     fn start(bed: &Bed) -> Self {
-        let (stop, pool) = (CancellationToken::new(), bed.pool().clone());
-        let stopped = stop.clone();
+        let (stop, pool, steps) = (CancellationToken::new(), bed.pool().clone(), Arc::new(AtomicU64::new(0)));
+        let (stopped, seen) = (stop.clone(), steps.clone());
         let task = tokio::spawn(async move {
-            let (mut steps, mut last) = (0, None);
+            let mut last = None;
             while !stopped.is_cancelled() {
                 let query = sqlx::query_scalar("select clock from bridge.stream");
                 let clock: Option<i64> = query.fetch_optional(&pool).await.expect("look");
                 assert!(clock >= last, "{clock:?} after {last:?}");
-                steps += u64::from(clock > last);
+                seen.fetch_add(u64::from(clock > last), Relaxed);
                 last = clock;
                 tokio::time::sleep(SAMPLE).await;
             }
-            steps
         });
-        Self { stop, task }
+        Self { stop, steps, task }
     }
 
-    /// The progress never went back, and was seen to move more than so many times.
-    async fn assert_forward(self, least: u64) {
+    /// Waits until the progress has moved so many times more.
+    async fn until_moved(&self, times: u64) {
+        let goal = self.steps.load(Relaxed) + times;
+        let moved = || {
+            assert!(!self.task.is_finished(), "the progress went back");
+            std::future::ready(self.steps.load(Relaxed) >= goal)
+        };
+        until("the mirror is at work", LIMIT, moved).await;
+    }
+
+    /// The progress never went back.
+    async fn assert_forward(self) {
         self.stop.cancel();
-        let steps = self.task.await.expect("the progress never goes back");
-        assert!(steps > least, "{steps} steps");
+        self.task.await.expect("the progress never goes back");
     }
 }
 
@@ -63,15 +74,13 @@ async fn pair(bed: &Bed) -> (Bridge, Bridge) {
     (active, other)
 }
 
-/// Waits until `heir` has taken the seat from `from` and is at work.
+/// Waits until `heir` has taken the seat from `from`.
 async fn until_taken_over(bed: &Bed, from: Option<Uuid>, heir: &mut Bridge) {
     let taken = || {
         assert!(!heir.is_over(), "it has ended by itself:\n{}", heir.complaints());
         async { holder(bed).await.is_some_and(|now| Some(now) != from) }
     };
     until("the other mirror has taken over", LIMIT, taken).await;
-    let before = clock(bed).await;
-    until("the other mirror is at work", LIMIT, async || clock(bed).await > before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,19 +89,19 @@ async fn a_paused_mirror_that_wakes_up_after_another_took_over_does_no_harm() {
     let (mut active, mut other) = pair(&bed).await;
     let (observer, churn) = (Observer::start(&bed), Churn::start(&bed, moments.clone()));
     for _ in 0..3 {
-        let before = clock(&bed).await;
-        until("the mirror is at work", LIMIT, async || clock(&bed).await > before).await;
+        observer.until_moved(10).await;
         // Not a wait for something: the random part of the moment.
         tokio::time::sleep(Duration::from_millis(moments.below(100))).await;
         let from = holder(&bed).await;
         active.signal(Signal::STOP);
         until_taken_over(&bed, from, &mut other).await;
+        observer.until_moved(3).await;
         active.signal(Signal::CONT);
         (active, other) = (other, active);
     }
     assert!(churn.end().await > 100);
     level(&bed).await;
-    observer.assert_forward(20).await;
+    observer.assert_forward().await;
     assert_clean(&bed).await;
     stop(active).await;
     stop(other).await;
@@ -109,10 +118,11 @@ async fn a_mirror_paused_inside_its_transaction_holds_nobody_up_for_long() {
     active.signal(Signal::STOP);
     gate.open().await;
     until_taken_over(&bed, from, &mut other).await;
+    observer.until_moved(3).await;
     active.signal(Signal::CONT);
     churn.end().await;
     level(&bed).await;
-    observer.assert_forward(2).await;
+    observer.assert_forward().await;
     assert_clean(&bed).await;
     stop(active).await;
     stop(other).await;
