@@ -68,6 +68,13 @@ impl Scheduler {
         scheduler
     }
 
+    /// Whether each process has written something: one that meets a stepdown before, while it makes its indexes, says so
+    /// and ends.
+    fn is_at_work(&self) -> bool {
+        let written = |journal: &PathBuf| std::fs::metadata(journal).is_ok_and(|journal| journal.len() > 0);
+        self.journals.iter().all(written)
+    }
+
     fn journal(&mut self) -> PathBuf {
         let journal = self.folder.path().join(self.journals.len().to_string());
         self.journals.push(journal.clone());
@@ -148,6 +155,7 @@ async fn a_scheduler_at_full_speed_is_followed_through_blows_and_a_backlog() {
     let churn = Churn::start(&bed, moments.clone());
     let mut pair = vec![follow(&bed), follow(&bed)];
     until("the mirror is at work", LIMIT, async || clock(&bed).await.is_some()).await;
+    until("the scheduler is at work", LIMIT, async || scheduler.is_at_work()).await;
     for blow in BLOWS {
         // Not to wait for anything: the moment of the blow is what is random.
         tokio::time::sleep(Duration::from_millis(200 + moments.below(1_000))).await;
