@@ -52,6 +52,8 @@ async fn a_restart_of_either_server_is_outlasted() {
     turn(&bed, "postgres-primary", 2).await;
     let store = mirrored(&bed).await;
     let mut drains = [mirror(&bed, &[]), mirror(&bed, &[])];
+    // A process that finds a server away when it starts says so and ends.
+    until("both are under way", LIMIT, async || drains.iter().all(|drain| drain.has_said("mirroring"))).await;
     for (round, how) in [Stop::Kill, Stop::Fast].into_iter().enumerate() {
         for number in 0..200 {
             insist(&store, &format!("{round}-{number}")).await;
@@ -65,6 +67,8 @@ async fn a_restart_of_either_server_is_outlasted() {
         bed.servers().mongo.start_again().await.expect("start MongoDB");
     }
     until_drained(&bed).await;
-    assert!(drains.iter_mut().all(|drain| !drain.is_over()), "a drain has ended");
+    for drain in &mut drains {
+        assert!(!drain.is_over(), "a drain has ended:\n{}", drain.complaints());
+    }
     assert_level(&bed).await;
 }
