@@ -120,6 +120,8 @@ impl Bed {
     }
 }
 
+/// Blocks its task until the databases are gone. PostgreSQL drops one only when every session has taken note, also one
+/// that waits for its client to authenticate: a task that drives several beds must not drop one while another connects.
 impl Drop for Bed {
     fn drop(&mut self) {
         // Databases go with servers of the test's own, which may be down.

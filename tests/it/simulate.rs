@@ -53,8 +53,10 @@ async fn thirty_seconds_go_from_schedules_to_summaries_on_each_store() {
             (totals["fired"].as_u64(), totals["fired"].as_u64())
         );
         assert_end_to_end(&bed, store, total("fired")).await;
+        bed
     };
-    tokio::join!(one(STORES[0]), one(STORES[1]));
+    // No bed is dropped before both are done with: see there.
+    let _beds = tokio::join!(one(STORES[0]), one(STORES[1]));
 }
 
 /// Logs, snapshots, jobs, summaries and audit of all runs are there.
@@ -130,8 +132,9 @@ async fn killing_planners_and_workers_loses_nothing_and_runs_nothing_twice() {
         let found = assert_nothing_is_lost(&bed, store, &journals).await;
         assert!(found["runs"].as_u64() > Some(20), "{store}: {found}");
         assert_eq!(found["runs"], found["runs_over"], "{store}: {found}");
+        bed
     };
-    tokio::join!(one(STORES[0]), one(STORES[1]));
+    let _beds = tokio::join!(one(STORES[0]), one(STORES[1]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
