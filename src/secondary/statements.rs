@@ -8,7 +8,7 @@
 use crate::entity::Entity;
 use crate::mapping::Mapping;
 use crate::store::postgres::arrays::{Element, INT4, INT8, TEXT};
-use crate::store::postgres::statements::elements;
+use crate::store::postgres::statements::{elements, rows};
 
 /// Which writes of a key a write replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,9 +79,7 @@ pub fn merge_arrays(entity: &'static Entity, replaces: Replaces) -> String {
 
 /// The rows `s` of one array a column, `$2` and on.
 fn arrays(types: &[Element], columns: &[&str]) -> String {
-    let arrays = types.iter().enumerate().map(|(index, element)| format!("${}::{}[]", index + 2, element.name));
-    let (arrays, columns) = (arrays.collect::<Vec<_>>().join(", "), columns.join(", "));
-    format!("s as materialized (select * from unnest({arrays}) as u ({columns}))")
+    format!("s as materialized (select * from {})", rows(2, types, columns))
 }
 
 /// The types of a row's columns.

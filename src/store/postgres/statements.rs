@@ -48,7 +48,10 @@ impl Statements {
 
     /// `statement`, which puts rows, as these statements do it.
     pub fn putting(&self, statement: String) -> String {
-        self.noted.map_or_else(|| statement.clone(), |name| noted(name, "", &statement))
+        match self.noted {
+            Some(name) => noted(name, "", &statement),
+            None => statement,
+        }
     }
 }
 
@@ -83,9 +86,9 @@ fn row(types: &[Element], columns: &[&str]) -> String {
     format!("(select {}) as u", parameters.join(", "))
 }
 
-/// Rows `u` of an array a column.
-fn rows(types: &[Element], columns: &[&str]) -> String {
-    let arrays = types.iter().enumerate().map(|(index, element)| format!("${}::{}[]", index + 1, element.name));
+/// Rows `u` of an array a column, parameter `first` and on.
+pub fn rows(first: usize, types: &[Element], columns: &[&str]) -> String {
+    let arrays = types.iter().zip(first..).map(|(element, parameter)| format!("${parameter}::{}[]", element.name));
     format!("unnest({}) as u ({})", arrays.collect::<Vec<_>>().join(", "), columns.join(", "))
 }
 
@@ -102,7 +105,7 @@ pub fn insert_one(entity: &'static Entity, set: &[usize]) -> String {
 /// [`insert_one`] for many rows, an array a column. It would do for one, at a third more of PostgreSQL's time.
 pub fn insert_many(entity: &'static Entity, set: &[usize]) -> String {
     let (types, names) = columns(entity, set);
-    insert(entity, &names, &rows(&types, &names))
+    insert(entity, &names, &rows(1, &types, &names))
 }
 
 fn insert(entity: &'static Entity, names: &[&str], source: &str) -> String {
@@ -178,7 +181,7 @@ fn held(name: &str, types: &[Element], columns: &[&str], lock: &str) -> String {
                 select t.ctid as place, t.epoch, t.clock from scheduler.{name} t where t.id = u.id and {GUARD} for {lock}
             ) t
         )",
-        rows(types, columns)
+        rows(1, types, columns)
     )
 }
 
