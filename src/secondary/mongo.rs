@@ -11,15 +11,14 @@ use bson::raw::{CString, cstr};
 use bson::spec::ElementType;
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt;
-use mongodb::error::{Error, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
-use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
+use mongodb::error::{Error, TRANSIENT_TRANSACTION_ERROR};
 use mongodb::{Client, ClientSession, Database};
 
 use super::{Item, State};
 use crate::mapping::raw::{self, Builder, Element};
 use crate::stamp::Stamp;
-use crate::store::mongo::STAMPS;
-use crate::store::{Address, OPERATION_WAIT};
+use crate::store::Address;
+use crate::store::mongo::{STAMPS, transaction};
 
 /// Bytes of documents of one command, aimed at. A command ends at 16 MiB and a little, so a larger document goes alone.
 const COMMAND_BYTES: usize = 8 << 20;
@@ -125,22 +124,13 @@ impl MongoSecondary {
     }
 
     async fn attempt(&self, items: &[Item], session: &mut ClientSession) -> Result<()> {
-        let write = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(OPERATION_WAIT).build();
-        let begun = session.start_transaction().read_concern(ReadConcern::snapshot()).write_concern(write).await;
-        begun.map_err(WriteError::driver("begin a transaction"))?;
+        transaction::begin(session).await.map_err(WriteError::driver("begin a transaction"))?;
         if let Err(error) = self.steps(items, session).await {
             // The server ends what cannot be aborted; the first error is the one to tell.
             drop(session.abort_transaction().await);
             return Err(error);
         }
-        loop {
-            match session.commit_transaction().await {
-                Err(error) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => {
-                    tokio::time::sleep(pause()).await;
-                }
-                done => return done.map_err(WriteError::driver(format!("commit {} keys", items.len()))),
-            }
-        }
+        transaction::commit(session).await.map_err(WriteError::driver(format!("commit {} keys", items.len())))
     }
 
     async fn steps(&self, items: &[Item], session: &mut ClientSession) -> Result<()> {

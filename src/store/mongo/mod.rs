@@ -5,6 +5,7 @@
 //! answers with. Several changes, and a deletion with its tombstone, are one transaction.
 
 mod filter;
+pub(crate) mod transaction;
 mod write;
 
 use bson::{Document, RawDocumentBuf, doc};

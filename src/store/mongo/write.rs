@@ -1,19 +1,17 @@
 //! Changes as MongoDB writes.
 
-use std::time::Duration;
-
 use bson::spec::ElementType;
 use bson::{Document, doc};
 use futures::StreamExt;
 use mongodb::ClientSession;
-use mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure};
-use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
+use mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
 
+use super::transaction::{self, PAUSE};
 use super::{MongoStore, STAMPS, filter, refused};
 use crate::mapping::Mapping;
 use crate::mapping::raw::{self, Element};
 use crate::stamp::Stamp;
-use crate::store::{Address, After, Change, Guard, OPERATION_WAIT, StoreError, Stored, attempted};
+use crate::store::{Address, After, Change, Guard, StoreError, Stored, attempted};
 
 /// How many single writes of one [`crate::store::Store::apply_each`] are under way at a time.
 const WIDTH: usize = 16;
@@ -24,9 +22,6 @@ const GUARD_BYTES: usize = 4 << 20;
 
 /// How many documents inside each other a guard's document may have to stand in a filter.
 const LEVELS: usize = 32;
-
-/// The pause after a transaction that met another one.
-const PAUSE: Duration = Duration::from_millis(2);
 
 impl MongoStore {
     pub(super) async fn write(&self, changes: &[Change]) -> Result<Vec<After>, StoreError> {
@@ -80,23 +75,13 @@ impl MongoStore {
 
     /// One attempt; an error comes with the change that met it.
     async fn attempt(&self, changes: &[Change], session: &mut ClientSession) -> Result<(), (Stop, usize)> {
-        let write = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(OPERATION_WAIT).build();
-        let begun = session.start_transaction().read_concern(ReadConcern::snapshot()).write_concern(write).await;
-        begun.map_err(|error| (error.into(), 0))?;
+        transaction::begin(session).await.map_err(|error| (error.into(), 0))?;
         if let Err((stop, index)) = self.steps(changes, session).await {
             // The server ends what cannot be aborted; the first error is the one to tell.
             drop(session.abort_transaction().await);
             return Err((stop, index));
         }
-        loop {
-            match session.commit_transaction().await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(error) => return Err((error.into(), 0)),
-            }
-        }
+        transaction::commit(session).await.map_err(|error| (error.into(), 0))
     }
 
     async fn steps(&self, changes: &[Change], session: &mut ClientSession) -> Result<(), (Stop, usize)> {
