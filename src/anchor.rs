@@ -5,6 +5,7 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, WriteConcern};
 use sqlx::PgConnection;
 
+use crate::entity::ENTITIES;
 use crate::scan::ANSWER_WAIT;
 use crate::source::Source;
 use crate::stamp::Stamp;
@@ -36,5 +37,21 @@ pub async fn keep_start(time: Timestamp, connection: &mut PgConnection) -> sqlx:
         .bind(Stamp::of_oplog(0, time).clock)
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+/// Moves the stream's beginning on when the newest backfills of all collections begin later: what lies before is theirs.
+pub async fn skip_covered(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query(
+        "update bridge.stream s set token = null, clock = least.clock
+        from (
+            select min(clock) as clock, count(*) as collections
+            from (select collection, max(clock) as clock from bridge.backfill group by collection) as newest
+        ) least
+        where least.collections = $1 and s.clock < least.clock",
+    )
+    .bind(i64::try_from(ENTITIES.len()).unwrap_or(i64::MAX))
+    .execute(connection)
+    .await?;
     Ok(())
 }

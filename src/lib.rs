@@ -2,6 +2,7 @@
 
 pub mod anchor;
 pub mod backfill;
+mod backoff;
 pub mod cli;
 pub mod dataset;
 pub mod embedded;

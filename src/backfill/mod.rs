@@ -33,7 +33,6 @@ pub use read::BATCH_BYTES;
 use crate::anchor;
 use crate::entity::Entity;
 use crate::lock;
-use crate::mirror;
 use crate::plan;
 use crate::source::{Source, SourceError};
 use crate::stamp::{Stamp, time_of};
@@ -276,7 +275,7 @@ async fn open(source: &Source, target: &Target, options: &Options, epoch: i32) -
         });
     }
     if options.start == Start::Anew {
-        mirror::skip_covered(&mut transaction).await.map_err(Fault::target("move the mirror's beginning on"))?;
+        anchor::skip_covered(&mut transaction).await.map_err(Fault::target("move the mirror's beginning on"))?;
     }
     transaction.commit().await.map_err(Fault::target("commit the plan"))?;
     Ok(backfills)

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use bson::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -191,18 +190,12 @@ impl Shared {
     }
 }
 
-/// The pauses between attempts: from a tenth of a second, doubling to five seconds, `patience` in all.
+/// The pauses between attempts, `patience` in all.
 fn waits(patience: Duration) -> impl Iterator<Item = Duration> {
     let mut left = patience;
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build()
-        .take_while(move |wait| {
-            let is_left = !left.is_zero();
-            left = left.saturating_sub(*wait);
-            is_left
-        })
+    crate::backoff::waits().take_while(move |wait| {
+        let is_left = !left.is_zero();
+        left = left.saturating_sub(*wait);
+        is_left
+    })
 }

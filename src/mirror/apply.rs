@@ -80,19 +80,13 @@ impl Applier {
     }
 
     async fn apply_halves(&mut self, items: &[Item], fault: &Fault) -> Result<()> {
-        let mut parts = vec![items];
         if let [_one] = items {
             return self.transact(items, Level::of(items, Some(&fault.refusal())), 0, None).await;
         }
-        while let Some(part) = parts.pop() {
-            match self.transact(part, Level::of(part, None), 0, None).await {
-                Err(fault) if fault.is_refusal() && part.len() > 1 => {
-                    let (one, other) = part.split_at(part.len() / 2);
-                    parts.extend([other, one]);
-                }
-                Err(fault) if fault.is_refusal() => {
-                    self.transact(part, Level::of(part, Some(&fault.refusal())), 0, None).await?;
-                }
+        let (one, other) = items.split_at(items.len() / 2);
+        for half in [one, other] {
+            match self.transact(half, Level::of(half, None), 0, None).await {
+                Err(fault) if fault.is_refusal() => Box::pin(self.apply_halves(half, &fault)).await?,
                 done => done?,
             }
         }

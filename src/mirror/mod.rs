@@ -15,7 +15,6 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,12 +24,12 @@ use self::outbox::Drain;
 use self::position::{Direction, Held, Seat};
 use self::stream::{Answer, Stream};
 use crate::anchor;
+use crate::backoff::waits;
 use crate::secondary::WriteError;
 use crate::source::{DriverError, Source, SourceError};
 use crate::store::StoreError;
 use crate::target::{Target, TargetError};
 
-pub use self::position::skip_covered;
 pub use self::progress::{Lag, Progress};
 
 /// How to run a mirror.
@@ -196,7 +195,7 @@ pub async fn run(
         }
         // Patience begins anew with every progress.
         if reached.replace(mirror.progress.applied()) != Some(mirror.progress.applied()) {
-            waits = self::waits();
+            waits = crate::backoff::waits();
         }
         let wait = waits.next().unwrap_or(LOOK);
         tracing::warn!(error = %crate::error_text(&fault), ?wait, "will go on");
@@ -322,14 +321,4 @@ async fn read(source: Source, held: Held, progress: Arc<Progress>, out: mpsc::Se
             return Err(Fault::Ended(end));
         }
     }
-}
-
-/// The pauses after faults: from a tenth of a second, doubling to five seconds.
-fn waits() -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build()
 }

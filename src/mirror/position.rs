@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::progress::Lag;
 use super::{Fault, MirrorError, Result};
-use crate::entity::{ENTITIES, Entity};
+use crate::entity::Entity;
 use crate::stamp::clock;
 
 /// A place in the change stream.
@@ -224,20 +224,4 @@ impl Seat {
             .map_err(Fault::target("give the mirror's lease back"))?;
         Ok(())
     }
-}
-
-/// Moves the stream's beginning on when the newest backfills of all collections begin later: what lies before is theirs.
-pub async fn skip_covered(connection: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query(
-        "update bridge.stream s set token = null, clock = least.clock
-        from (
-            select min(clock) as clock, count(*) as collections
-            from (select collection, max(clock) as clock from bridge.backfill group by collection) as newest
-        ) least
-        where least.collections = $1 and s.clock < least.clock",
-    )
-    .bind(i64::try_from(ENTITIES.len()).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await?;
-    Ok(())
 }

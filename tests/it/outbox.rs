@@ -8,7 +8,6 @@ mod killed;
 use std::time::Duration;
 
 use bson::{RawDocumentBuf, doc};
-use rustix::process::Signal;
 use scheduler_bridge::entity::{self, Entity};
 use scheduler_bridge::store::{Address, Change, PostgresStore, Store, Stored};
 use scheduler_bridge::target::Target;
@@ -53,14 +52,11 @@ async fn until_drained(bed: &Bed) {
 
 /// As long as `mirror` runs; what it said when it does not.
 async fn until_drained_by(bed: &Bed, mut mirror: Bridge) -> Bridge {
-    let limit = tokio::time::Instant::now() + 3 * LIMIT;
-    while left(bed).await > 0 {
-        if mirror.is_over() || tokio::time::Instant::now() > limit {
-            mirror.signal(Signal::TERM);
-            panic!("{:?}", mirror.ended().await);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let drained = || {
+        assert!(!mirror.is_over(), "it has ended by itself:\n{}", mirror.complaints());
+        async { left(bed).await == 0 }
+    };
+    until("the outbox is empty", 3 * LIMIT, drained).await;
     mirror
 }
 
