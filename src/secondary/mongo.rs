@@ -18,7 +18,8 @@ use super::{Item, State};
 use crate::mapping::raw::{self, Builder, Element};
 use crate::stamp::Stamp;
 use crate::store::Address;
-use crate::store::mongo::{STAMPS, transaction};
+use crate::store::mongo::STAMPS;
+use crate::store::mongo::transaction::{self, Meeting};
 
 /// Bytes of documents of one command, aimed at. A command ends at 16 MiB and a little, so a larger document goes alone.
 const COMMAND_BYTES: usize = 8 << 20;
@@ -115,9 +116,10 @@ impl MongoSecondary {
     /// transaction happens or not, and repeating it does no harm.
     pub async fn write(&self, items: &[Item]) -> Result<()> {
         let mut session = self.client.start_session().await.map_err(WriteError::driver("begin a session"))?;
+        let mut meeting = Meeting::none(&self.client);
         loop {
             match self.attempt(items, &mut session).await {
-                Err(error) if error.is_met() => tokio::time::sleep(pause()).await,
+                Err(error) if error.is_met() => meeting.over(pause()).await,
                 done => return done,
             }
         }
@@ -143,6 +145,7 @@ impl MongoSecondary {
         for items in items.chunk_by(|one, other| one.entity == other.entity) {
             self.collection(items, session).await?;
         }
+        fail::fail_point!("mongo::before-commit");
         Ok(())
     }
 

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use mongodb::ClientSession;
+use bson::{Document, doc};
+use futures::TryStreamExt;
 use mongodb::error::{Result, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
+use mongodb::{Client, ClientSession};
+use tokio::time::Instant;
 
+use crate::source::APPLICATION;
 use crate::store::OPERATION_WAIT;
 
 /// The pause after a transaction that met another one, and before a commit is asked for again.
@@ -25,4 +29,60 @@ pub async fn commit(session: &mut ClientSession) -> Result<()> {
             done => return done,
         }
     }
+}
+
+/// How long one of our transactions may wait for its next command before others take it for dead. Ending one that is not
+/// does no harm: its owner begins again, as after any meeting.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// How often it is looked for dead ones while they may be in the way.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A transaction's waiting for others that are in its way.
+///
+/// A process that dies leaves its transaction open: MongoDB does not end it with the connection, but only after
+/// `transactionLifetimeLimitSeconds`, looked at now and then: 60 to 90 seconds, in which nobody else can write its keys.
+pub struct Meeting<'a> {
+    client: &'a Client,
+    look: Instant,
+}
+
+impl<'a> Meeting<'a> {
+    /// For a transaction that has met nobody yet.
+    pub fn none(client: &'a Client) -> Self {
+        Self { client, look: Instant::now() + LOOK }
+    }
+
+    /// Pauses before the next attempt; from time to time, ends the transactions that dead processes have left.
+    pub async fn over(&mut self, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        if self.look <= Instant::now() {
+            if let Err(error) = end_the_dead(self.client).await {
+                tracing::debug!(%error, "could not look for the transactions of dead processes");
+            }
+            self.look = Instant::now() + LOOK;
+        }
+    }
+}
+
+/// Ends the user's own transactions of the bridge's that wait for their next command too long. Needs no privilege.
+async fn end_the_dead(client: &Client) -> Result<()> {
+    let silence = i64::try_from(SILENCE.as_micros()).unwrap_or(i64::MAX);
+    let admin = client.database("admin");
+    let dead: Vec<Document> = admin
+        .aggregate([
+            doc! { "$currentOp": { "idleSessions": true } },
+            doc! { "$match": {
+                "type": "idleSession", "appName": APPLICATION, "transaction.timeInactiveMicros": { "$gt": silence },
+            } },
+            doc! { "$replaceWith": { "id": "$lsid.id" } },
+        ])
+        .await?
+        .try_collect()
+        .await?;
+    if !dead.is_empty() {
+        tracing::warn!(transactions = dead.len(), "ending transactions that a process left open");
+        admin.run_command(doc! { "killSessions": dead }).await?;
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Drains that die, and servers that go away under them.
 
+use bson::doc;
+use futures::TryStreamExt;
 use scheduler_bridge::embedded::Stop;
 use scheduler_bridge::store::{Change, PostgresStore, Store, StoreError};
 
@@ -33,6 +35,39 @@ async fn a_drain_killed_between_apply_and_delete_is_repeated_without_harm() {
     assert_level(&bed).await;
     delete(&store, "a", held).await;
     until("it is gone", LIMIT, async || error_of(&bed, "a").await.is_none()).await;
+}
+
+/// Whether some transaction has written and waits for its next command, longer than from one command to the next.
+async fn is_left_open(bed: &Bed) -> bool {
+    let idle = [
+        doc! { "$currentOp": { "idleSessions": true, "allUsers": true } },
+        doc! { "$match": { "locks.Collection": "w", "transaction.timeInactiveMicros": { "$gt": 200_000 } } },
+    ];
+    let found = bed.mongo.database("admin").aggregate(idle).await.expect("ask for idle sessions");
+    !found.try_collect::<Vec<_>>().await.expect("read them").is_empty()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_a_dead_drain_left_open_is_ended() {
+    let bed = Bed::with_own_mongo(&[]).await;
+    // MongoDB itself would end it after a minute or two.
+    let forever = doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": 86_400 };
+    bed.mongo.database("admin").run_command(forever).await.expect("let transactions live");
+    turn(&bed, "postgres-primary", 2).await;
+    let store = mirrored(&bed).await;
+    // Transactions that create a collection do not meet there.
+    let first = mirror(&bed, &[]);
+    let held = create(&store, "a", "one").await;
+    until_drained(&bed).await;
+    first.kill().await;
+    replace(&store, "a", held, "two").await;
+    let dies = mirror(&bed, &[("FAILPOINTS", "mongo::before-commit=pause")]);
+    until("it is within its transaction", LIMIT, async || is_left_open(&bed).await).await;
+    assert!(dies.kill().await, "it was to be killed while it worked");
+    until("MongoDB keeps it", LIMIT, async || is_left_open(&bed).await).await;
+    let _mirror = mirror(&bed, &[]);
+    until_drained(&bed).await;
+    assert_level(&bed).await;
 }
 
 /// Creates a run, again when a restart was in the way.
