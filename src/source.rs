@@ -23,11 +23,15 @@ pub const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// Oldest supported server.
 pub const OLDEST: (i32, i32) = (4, 4);
 
+/// The first server that keeps the documents after their updates, of collections that ask for it.
+const WITH_POST_IMAGES: (i32, i32) = (6, 0);
+
 /// An open MongoDB database.
 #[derive(Debug, Clone)]
 pub struct Source {
     client: Client,
     database: Database,
+    version: (i32, i32),
 }
 
 /// A driver's error, told as a person would: the driver's own text repeats labels, sources and the server's whole reply.
@@ -152,9 +156,9 @@ impl Source {
     pub async fn open(url: &SecretString, database: &str) -> Result<Self, SourceError> {
         let options = options(url).await?;
         let client = Client::with_options(options).map_err(|error| refused(url, &error))?;
-        let source = Self { database: client.database(database), client };
+        let mut source = Self { database: client.database(database), client, version: OLDEST };
         source.require_replica_set().await?;
-        source.require_version().await?;
+        source.version = source.require_version().await?;
         Ok(source)
     }
 
@@ -166,6 +170,11 @@ impl Source {
     /// The scheduler's database.
     pub fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// Whether change streams can be asked for the documents after their updates.
+    pub fn has_post_images(&self) -> bool {
+        self.version >= WITH_POST_IMAGES
     }
 
     /// The scheduler's collections that exist. A database with none of them is a wrong name, not an empty scheduler.
@@ -204,12 +213,16 @@ impl Source {
         }
     }
 
-    async fn require_version(&self) -> Result<(), SourceError> {
+    async fn require_version(&self) -> Result<(i32, i32), SourceError> {
         let info = self.run(doc! { "buildInfo": 1 }, "ask MongoDB for its version").await?;
         let parts: Vec<i32> = info.get_array("versionArray").into_iter().flatten().filter_map(|n| n.as_i32()).collect();
-        let is_new_enough = matches!(parts.as_slice(), [major, minor, ..] if (*major, *minor) >= OLDEST);
-        let version = info.get_str("version").unwrap_or("of an unknown version").to_owned();
-        if is_new_enough { Ok(()) } else { Err(SourceError::Version { version }) }
+        match parts.as_slice() {
+            [major, minor, ..] if (*major, *minor) >= OLDEST => Ok((*major, *minor)),
+            _ => {
+                let version = info.get_str("version").unwrap_or("of an unknown version").to_owned();
+                Err(SourceError::Version { version })
+            }
+        }
     }
 
     async fn run(&self, command: Document, attempted: &str) -> Result<Document, SourceError> {

@@ -90,7 +90,8 @@ impl Stream {
     pub async fn open(source: &Source, position: Position, anchors: Anchors) -> Result<Self> {
         let attempted = "open the change stream";
         let fault = |error| fault(attempted, error);
-        let pipeline = pipeline(&position).map_err(|error| fault(error.into()))?;
+        let images = if source.has_post_images() { "whenAvailable" } else { "default" };
+        let pipeline = pipeline(&position, images).map_err(|error| fault(error.into()))?;
         let command = rawdoc! { "aggregate": 1, "pipeline": pipeline, "cursor": { "batchSize": 0 } };
         let opened = source.database().run_raw_cursor_command(command).cursor_type(CursorType::TailableAwait);
         let opened = opened.batch_size(BATCH).max_time(AWAIT).batch();
@@ -134,9 +135,9 @@ impl Stream {
 }
 
 /// From where, which events, and what of them.
-fn pipeline(position: &Position) -> bson::error::Result<RawArrayBuf> {
-    // Documents after an update only where the collection keeps them; the others are looked up, many at a time.
-    let mut options = doc! { "fullDocument": "default" };
+fn pipeline(position: &Position, images: &str) -> bson::error::Result<RawArrayBuf> {
+    // Documents after an update only where the collection keeps them: the server would look each of the others up by itself.
+    let mut options = doc! { "fullDocument": images };
     match &position.token {
         Some(token) => options.insert("resumeAfter", Document::try_from(token.as_ref())?),
         None => options.insert("startAtOperationTime", time_of(position.clock)),

@@ -1,4 +1,5 @@
-//! Transactions in MongoDB: many documents with one stamp, and one document several times with one stamp.
+//! Transactions in MongoDB: many documents with one stamp, and one document several times with one stamp; with and
+//! without the documents after their updates.
 
 use mongodb::ClientSession;
 use mongodb::bson::{Document, doc};
@@ -106,5 +107,30 @@ async fn of_the_writes_of_one_transaction_to_one_document_the_last_one_stands() 
         assert_eq!(ids(&bed, "runs").await, ["created-again", "updated"]);
         assert_clean(&bed).await;
         stop(late).await;
+    }
+}
+
+/// How often MongoDB has looked for runs by their keys.
+async fn look_ups(bed: &Bed) -> u64 {
+    let looks = doc! { "command.find": "runs" };
+    bed.database.collection::<Document>("system.profile").count_documents(looks).await.expect("count")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_the_collection_keeps_are_not_looked_up() {
+    for images in [Images::Kept, Images::NotKept] {
+        let bed = Bed::new().await;
+        let runs = create_runs(&bed.database, images).await;
+        runs.insert_many((0..100).map(|number| run(&format!("run-{number:02}"), number))).await.expect("insert");
+        bed.database.run_command(doc! { "profile": 2 }).await.expect("profile");
+        let mirror = mirror(&bed);
+        level(&bed).await;
+        let before = look_ups(&bed).await;
+        runs.update_many(doc! {}, doc! { "$inc": { "number": 1_i64 } }).await.expect("update");
+        level(&bed).await;
+        let looked_up = look_ups(&bed).await > before;
+        assert_eq!(looked_up, matches!(images, Images::NotKept), "{images:?}");
+        assert_clean(&bed).await;
+        stop(mirror).await;
     }
 }
