@@ -5,7 +5,7 @@ pub mod gate;
 pub mod killed;
 pub mod process;
 mod races;
-mod refused;
+pub mod refused;
 mod restarted;
 
 use mongodb::bson::doc;

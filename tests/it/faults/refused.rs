@@ -9,12 +9,13 @@ use crate::bed::Bed;
 use crate::verify::verify;
 
 /// One document each for a function that raises (class P0) and for a check (class 23).
-const OBSTACLES: &str = "create function public.refuse() returns trigger language plpgsql as
+pub const OBSTACLES: &str = "create function public.refuse() returns trigger language plpgsql as
     'begin if new.id = ''run-b'' then raise exception ''not this one''; end if; return new; end';
     create trigger refuse before insert on scheduler.runs for each row execute function public.refuse();
     alter table scheduler.runs add constraint no_c check (id <> 'run-c')";
 
-const NO_OBSTACLES: &str = "drop trigger refuse on scheduler.runs; alter table scheduler.runs drop constraint no_c";
+/// Takes them away.
+pub const NO_OBSTACLES: &str = "drop trigger refuse on scheduler.runs; alter table scheduler.runs drop constraint no_c";
 
 async fn quarantined(bed: &Bed) -> Vec<(String, String)> {
     let query = "select id, reason from bridge.quarantine order by id";

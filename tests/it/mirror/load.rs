@@ -134,12 +134,16 @@ async fn until_primary(bed: &mut Bed) {
     until("there is a primary", LIMIT, async || set.primary().await.expect("look").is_some()).await;
 }
 
-/// Writes much at once: what an hour brings, for whom it was away.
+/// Writes much at once, for a mirror that was away: some 70,000 events, an hour of 20 a second.
 async fn write_backlog(bed: &Bed) {
     load_collection(&bed.database, "impact_snapshots", (4_000, 3), |_| ()).await.expect("load");
     let runs = bed.database.collection::<Document>("runs");
     let theirs = doc! { "tenantId": { "$regex": "^tenant-" } };
-    runs.update_many(theirs, doc! { "$set": { "error": "while it was away" } }).await.expect("update");
+    for round in 0..10 {
+        let error = doc! { "$set": { "error": format!("while it was away: {round}") } };
+        let updated = runs.update_many(theirs.clone(), error).await.expect("update");
+        assert!(updated.modified_count > 5_000, "{updated:?}");
+    }
     let audit = bed.database.collection::<Document>("audit");
     audit.delete_many(doc! { "_id": { "$regex": "^audit_" } }).await.expect("delete");
     // Of the deleted ones a third comes back, different.

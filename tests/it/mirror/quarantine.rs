@@ -2,8 +2,11 @@
 
 use mongodb::bson::{Document, doc};
 
+use sqlx::Executor;
+
 use super::{assert_clean, backfill, ids, level, mirror, run, stop};
 use crate::bed::Bed;
+use crate::faults::refused::{NO_OBSTACLES, OBSTACLES};
 
 /// The ids in the quarantine and their stamps, sorted.
 async fn quarantined(bed: &Bed) -> Vec<(String, i64)> {
@@ -40,4 +43,30 @@ async fn a_document_that_cannot_become_a_row_is_quarantined_until_a_better_one_c
     assert_eq!(ids(&bed, "runs").await, ["comes-bad", "goes-bad", "stays"]);
     assert_clean(&bed).await;
     stop(mirror).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_documents_that_postgres_refuses_are_quarantined_until_they_change() {
+    let bed = Bed::new().await;
+    let runs = bed.database.collection::<Document>("runs");
+    runs.insert_one(run("run-b", 0)).await.expect("insert");
+    backfill(&bed, &[]).await;
+    bed.pool().execute(OBSTACLES).await.expect("make the obstacles");
+    // The row of the one is there already; both are among others, in one answer of the stream.
+    let others = (0..100).map(|number| run(&format!("run-a{number:02}"), number));
+    runs.insert_many(others.chain([run("run-c", 1)])).await.expect("insert");
+    runs.update_one(doc! { "_id": "run-b" }, doc! { "$set": { "number": 1_i64 } }).await.expect("update");
+    let live = mirror(&bed);
+    level(&bed).await;
+    let names: Vec<_> = quarantined(&bed).await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(names, ["run-b", "run-c"]);
+    assert_eq!(ids(&bed, "runs").await.len(), 100);
+    assert_clean(&bed).await;
+    bed.pool().execute(NO_OBSTACLES).await.expect("remove the obstacles");
+    runs.update_many(doc! {}, doc! { "$inc": { "number": 1_i64 } }).await.expect("update");
+    level(&bed).await;
+    assert_eq!(quarantined(&bed).await, []);
+    assert_eq!(ids(&bed, "runs").await.len(), 102);
+    assert_clean(&bed).await;
+    stop(live).await;
 }

@@ -7,6 +7,7 @@ use scheduler_bridge::store::{Change, PostgresStore, Store, StoreError};
 
 use super::{
     LIMIT, assert_level, create, delete, error_of, left, mirror, mirrored, replace, run, runs, turn, until_drained,
+    until_drained_by,
 };
 use crate::bed::{Bed, until};
 
@@ -79,6 +80,25 @@ async fn insist(store: &PostgresStore, id: &str) {
         Err(error) => panic!("{error:?}"),
     };
     until("it is written", LIMIT, is_there).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_primary_of_the_replica_set_is_found() {
+    let mut bed = Bed::with_own_set().await;
+    turn(&bed, "postgres-primary", 2).await;
+    let store = mirrored(&bed).await;
+    let mut drain = mirror(&bed, &[]);
+    for round in 0..3 {
+        for number in 0..100 {
+            create(&store, &format!("{round}-{number}"), "before").await;
+        }
+        bed.set().0.step_down(1).await.expect("step down");
+        for number in 100..200 {
+            create(&store, &format!("{round}-{number}"), "after").await;
+        }
+        drain = until_drained_by(&bed, drain).await;
+    }
+    assert_level(&bed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
