@@ -113,14 +113,14 @@ impl<S: Store, R: Record> Records<S, R> {
 
     /// The record under `id`, if it is the tenant's.
     pub async fn of(&self, tenant: &Tenant, id: &str) -> Result<Held<R>, Error> {
-        let found = self.any(id).await;
-        match &found {
-            // Not even whether it can be read is told of another's.
-            Err(Error::Unreadable { address, .. }) => Err(Error::NotFound { address: address.clone() }),
-            Ok(held) if held.record.tenant() != Some(tenant.name()) => {
-                Err(Error::NotFound { address: address::<R>(id) })
-            }
-            _ => found,
+        let address = address::<R>(id);
+        // Looked at before the record is read: not even whether it can be read is told of another's.
+        let is_theirs = |stored: &Stored| {
+            raw::find(&stored.document, "tenantId").is_some_and(|element| element.text() == Some(tenant.name()))
+        };
+        match self.store.get(&address).await?.filter(is_theirs) {
+            Some(stored) => held(&address, stored),
+            None => Err(Error::NotFound { address }),
         }
     }
 

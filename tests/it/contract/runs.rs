@@ -1,5 +1,6 @@
 //! Runs.
 
+use bson::rawdoc;
 use scheduler_bridge::entity::Record;
 use scheduler_bridge::entity::runs::{Delta, Run, RunState, Stats};
 use scheduler_bridge::scheduler::runs::{ListOptions, Progress};
@@ -66,6 +67,12 @@ async fn get_absent(stage: Stage) {
 async fn get_of_another(stage: Stage) {
     create(&stage, &run("a", "r")).await;
     not_found(stage.scheduler.runs.get(&tenant("b"), "r").await);
+    // Not even whether it can be read is told of another's.
+    let unreadable = rawdoc! { "_id": "u", "tenantId": "a", "state": "queued", "createdAt": "never" };
+    stage.store.apply(&[Change::create(Run::ENTITY, unreadable)]).await.expect("create");
+    let own = stage.scheduler.runs.get(&tenant("a"), "u").await;
+    assert!(matches!(own, Err(Error::Unreadable { .. })), "{own:?}");
+    not_found(stage.scheduler.runs.get(&tenant("b"), "u").await);
 }
 
 async fn listed(stage: &Stage, options: &ListOptions) -> Vec<String> {

@@ -135,6 +135,11 @@ async fn upsert_invalid(stage: Stage) {
         invalid(stage.scheduler.schedules.upsert(&wrong).await);
     }
     assert_eq!(listed(&stage, &ListOptions::default()).await, [""; 0]);
+    let kept = put(&stage, &sample()).await;
+    for name in ["n".repeat(385), "a\0b".to_owned()] {
+        invalid(stage.scheduler.schedules.upsert(&Schedule { name, ..sample() }).await);
+    }
+    assert_eq!(stage.scheduler.schedules.get(&tenant("a"), "s").await.expect("get"), kept);
 }
 
 async fn upsert_again(stage: Stage) {
