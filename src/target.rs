@@ -139,10 +139,19 @@ impl Target {
         Self::open_with(url, connections, Some(KEYED)).await
     }
 
+    /// [`Target::open_prepared`] of a server that may be away: nothing is asked of it.
+    pub fn unchecked_prepared(url: &SecretString, connections: u32) -> Result<Self, TargetError> {
+        Ok(Self::lazy(options(url)?, connections, Some(KEYED)))
+    }
+
     /// Each connection begins with the statement `first`, if there is one.
     async fn open_with(url: &SecretString, connections: u32, first: Option<&'static str>) -> Result<Self, TargetError> {
         let options = options(url)?;
         close(checked(&options).await?).await?;
+        Ok(Self::lazy(options, connections, first))
+    }
+
+    fn lazy(options: PgConnectOptions, connections: u32, first: Option<&'static str>) -> Self {
         // A connection that a restart has broken is found before work is given to it, not by the work; one that has
         // just served needs no round trip for that.
         let pool = PgPoolOptions::new()
@@ -161,7 +170,7 @@ impl Target {
                 Box::pin(async move { Ok(state.idle_for < TRUSTED || connection.ping().await.is_ok()) })
             })
             .connect_lazy_with(options);
-        Ok(Self { pool })
+        Self { pool }
     }
 
     /// The connections.

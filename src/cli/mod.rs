@@ -17,6 +17,7 @@ mod settings;
 mod signal;
 mod simulate;
 mod summary;
+mod switch;
 mod verify;
 
 use std::ffi::OsString;
@@ -59,6 +60,8 @@ enum Command {
     Mirror(mirror::MirrorArgs),
     /// Compare both stores, document by document
     Verify(verify::VerifyArgs),
+    /// Turn to another phase: make the other store the primary, or let writes follow there
+    Switch(switch::SwitchArgs),
     /// Look at the documents that could not become a row
     Quarantine(quarantine::QuarantineArgs),
     /// Run a small scheduler on one of the stores, and check afterwards that nothing was lost
@@ -111,6 +114,7 @@ async fn dispatched(command: Command, context: &Context) -> Result<Exit, Failure
         Command::Backfill(args) => backfill::run(args, context).await,
         Command::Mirror(args) => mirror::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
+        Command::Switch(args) => switch::run(args, context).await,
         Command::Quarantine(args) => quarantine::run(args, context).await,
         Command::Simulate(args) => simulate::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,

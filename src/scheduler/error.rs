@@ -63,7 +63,7 @@ impl From<StoreError> for Error {
             StoreError::Refused { address, reason } => {
                 Self::Invalid { what: "the record", reason: format!("{address}: {reason}") }
             }
-            error @ StoreError::Unavailable { .. } => Self::Unavailable { source: error },
+            error @ (StoreError::Unavailable { .. } | StoreError::Fenced { .. }) => Self::Unavailable { source: error },
             error @ StoreError::Failed { .. } => Self::Failed { source: error },
         }
     }

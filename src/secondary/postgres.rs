@@ -86,6 +86,11 @@ impl Level {
         let same = |one: &&Item, other: &&Item| one.entity == other.entity;
         Self { collections: items.chunk_by(same).map(|items| Collection::of(items, refusal)).collect() }
     }
+
+    /// The statements that take the locks of the write, in the order in which everybody takes them.
+    pub fn locks(&self) -> String {
+        self.collections.iter().map(Collection::lock).collect::<Vec<_>>().join("; ")
+    }
 }
 
 impl Collection {
@@ -163,6 +168,11 @@ impl Secondary {
         for collection in &level.collections {
             sqlx::query(AssertSqlSafe(collection.lock())).execute(&mut *connection).await?;
         }
+        self.write_locked(level, connection).await
+    }
+
+    /// The same, in a transaction that has taken [`Level::locks`].
+    pub async fn write_locked(&self, level: Level, connection: &mut PgConnection) -> sqlx::Result<()> {
         for collection in level.collections {
             self.write_collection(collection, connection).await?;
         }

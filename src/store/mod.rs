@@ -5,6 +5,7 @@
 //! it keeps it; queries give the same items in the same order on every store. The scheduler's rules stand above, in
 //! [`crate::scheduler`].
 
+pub mod dual;
 pub mod mongo;
 pub mod postgres;
 pub mod query;
@@ -160,6 +161,12 @@ pub enum StoreError {
         address: Address,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The store is not the primary, or not at the writer's epoch. Nothing was written.
+    #[error("could not {attempted}: the store takes no primary writes of this epoch")]
+    Fenced {
+        /// What was attempted.
+        attempted: String,
     },
     /// The store cannot be reached, or did not answer in time. A write may have happened or not.
     #[error("could not {attempted}: the store is unavailable")]

@@ -67,7 +67,7 @@ macro_rules! case {
 use case;
 
 /// Every case of every repository.
-const ALL: &[&[Case]] = &[
+pub const ALL: &[&[Case]] = &[
     schedules::CASES,
     triggers::CASES,
     runs::CASES,

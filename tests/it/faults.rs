@@ -4,6 +4,7 @@ mod exhausted;
 pub mod gate;
 pub mod killed;
 pub mod process;
+pub mod proxy;
 mod races;
 pub mod refused;
 mod restarted;

@@ -10,6 +10,7 @@ mod commands;
 mod contract;
 mod convergence;
 mod cron;
+mod dual;
 mod embedded;
 mod faults;
 mod lock;

@@ -52,7 +52,7 @@ impl MongoStore {
         let failed = |error| refused(attempted(std::slice::from_ref(change)), error);
         let mut session = self.client.start_session().await.map_err(failed)?;
         self.step(change, &mut session).await.map_err(|stop| stop.told(change))?;
-        Ok(change.after(change.address().clone(), self.stamp(&session)))
+        Ok(self.after(change, &session))
     }
 
     /// All changes in one transaction, tried again as long as it meets others.
@@ -70,8 +70,7 @@ impl MongoStore {
                 Err((stop, index)) => return Err(stop.told(&changes[index])),
             }
         }
-        let stamp = self.stamp(&session);
-        Ok(changes.iter().map(|change| change.after(change.address().clone(), stamp)).collect())
+        Ok(changes.iter().map(|change| self.after(change, &session)).collect())
     }
 
     /// One attempt; an error comes with the change that met it.
@@ -175,8 +174,15 @@ impl MongoStore {
         Ok(())
     }
 
-    fn stamp(&self, session: &ClientSession) -> Option<Stamp> {
-        session.operation_time().map(|time| Stamp::of_oplog(self.epoch, time))
+    /// What stands there after the change. Putting what stands there already writes nothing: the time that the server
+    /// answers with is then of somebody else's write, perhaps a later one of the same key, and is no stamp of this document.
+    fn after(&self, change: &Change, session: &ClientSession) -> After {
+        let is_written = match change {
+            Change::Put { guard: Guard::Unchanged(held), document, .. } => held.document != *document,
+            _ => true,
+        };
+        let time = session.operation_time().filter(|_| is_written);
+        change.after(change.address().clone(), time.map(|time| Stamp::of_oplog(self.epoch, time)))
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod arrays;
 mod find;
 mod group;
 pub mod rows;
-mod sessions;
+pub(crate) mod sessions;
 pub(crate) mod statements;
 mod write;
 
@@ -21,10 +21,12 @@ use sqlx::{AssertSqlSafe, Postgres};
 
 use self::arrays::{Array, TEXT};
 use self::sessions::Sessions;
-use self::statements::Statements;
+use self::statements::{Statements, Terms};
 use super::{Address, After, Change, Page, Query, Store, StoreError, Stored, attempted, bounded};
 use crate::entity::{ENTITIES, Entity};
+use crate::fence::postgres::CLOSED;
 use crate::mapping::{Key, Mapping};
+use crate::phase::Phase;
 use crate::target;
 
 /// The scheduler's tables.
@@ -38,18 +40,24 @@ impl PostgresStore {
     /// The tables that `pool` leads to; the schema must be there. The store has as many sessions as the pool may have,
     /// beside those that others take from it.
     pub fn new(pool: PgPool) -> Self {
-        Self::with(pool, Statements::new)
+        Self::with(Sessions::new(pool), Terms::default())
     }
 
     /// The same while MongoDB follows (phase `postgres-primary`): each write notes its keys in the outbox, in its own
     /// transaction, and the mirror brings MongoDB level from there.
     pub fn mirrored(pool: PgPool) -> Self {
-        Self::with(pool, Statements::mirrored)
+        Self::with(Sessions::new(pool), Terms { is_noted: true, ..Terms::default() })
     }
 
-    fn with(pool: PgPool, of: impl Fn(&'static Entity) -> Statements) -> Self {
-        let statements = ENTITIES.iter().map(|entity| (entity.name, of(entity))).collect();
-        Self { sessions: Sessions::new(pool), statements: Arc::new(statements) }
+    /// The same store with the same sessions, as the primary of `epoch`: every write holds the fence open at that epoch, or
+    /// fails with [`StoreError::Fenced`]. In phase `postgres-primary`, MongoDB follows.
+    pub fn primary(&self, phase: Phase, epoch: i32) -> Self {
+        Self::with(self.sessions.clone(), Terms { epoch: Some(epoch), is_noted: phase.is_mirrored() })
+    }
+
+    fn with(sessions: Sessions, terms: Terms) -> Self {
+        let statements = ENTITIES.iter().map(|entity| (entity.name, Statements::new(entity, terms))).collect();
+        Self { sessions, statements: Arc::new(statements) }
     }
 
     /// The statement of `query` without its values, to `prepare` and `explain` it.
@@ -150,6 +158,9 @@ impl Store for PostgresStore {
 }
 
 fn refused(attempted: String, error: sqlx::Error) -> StoreError {
+    if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(CLOSED)) {
+        return StoreError::Fenced { attempted };
+    }
     if target::transient(&error) {
         StoreError::Unavailable { attempted, source: Some(error.into()) }
     } else {

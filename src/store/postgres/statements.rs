@@ -21,33 +21,49 @@ pub struct Statements {
     pub check: String,
     /// The collection under whose name written keys are noted in the outbox, if they are.
     noted: Option<&'static str>,
+    /// From what a write takes its epoch.
+    fence: String,
 }
 
+/// What holds the writes of a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The epoch at which PostgreSQL's fence must be open; nothing where it does not matter.
+    pub epoch: Option<i32>,
+    /// Whether each write notes its keys in the outbox.
+    pub is_noted: bool,
+}
+
+/// From what a write takes its epoch, whether or not the fence is open.
+const FENCE: &str = "bridge.fence f";
+
 impl Statements {
-    /// The statements of `entity`.
-    pub fn new(entity: &'static Entity) -> Self {
+    /// The statements of `entity`, held to `terms`.
+    pub fn new(entity: &'static Entity, terms: Terms) -> Self {
+        let fence = terms.epoch.map_or_else(|| FENCE.to_owned(), |epoch| format!("bridge.enter({epoch}) f"));
+        let (ctes, last) = deletion(entity.name);
+        let delete = if terms.is_noted {
+            noted(entity.name, &format!("{ctes}, "), &last)
+        } else {
+            format!("with {ctes} {last}")
+        };
         let mapping = Mapping::new(entity);
         let columns = mapping.columns().collect::<Vec<_>>().join(", ");
         let get = |condition: &str| format!("select {columns} from scheduler.{} where {condition}", entity.name);
         Self {
             get: get("id = $1"),
             get_many: get("id = any($1)"),
-            delete: delete(entity.name),
+            delete: delete.replace(FENCE, &fence),
             check: check(entity.name),
-            noted: None,
+            noted: terms.is_noted.then_some(entity.name),
+            fence,
             columns,
         }
     }
 
-    /// The same, each of which also notes the keys that it writes in the outbox.
-    pub fn mirrored(entity: &'static Entity) -> Self {
-        let (ctes, last) = deletion(entity.name);
-        let delete = noted(entity.name, &format!("{ctes}, "), &last);
-        Self { delete, noted: Some(entity.name), ..Self::new(entity) }
-    }
-
     /// `statement`, which puts rows, as these statements do it.
-    pub fn putting(&self, statement: String) -> String {
+    pub fn putting(&self, statement: &str) -> String {
+        let statement = statement.replace(FENCE, &self.fence);
         match self.noted {
             Some(name) => noted(name, "", &statement),
             None => statement,
@@ -115,7 +131,7 @@ fn insert(entity: &'static Entity, names: &[&str], source: &str) -> String {
         "with locked as materialized (select pg_advisory_xact_lock_shared({lock}))
         insert into scheduler.{name} ({}, epoch, clock)
         select {values}, f.epoch, nextval('bridge.clock')
-        from locked, bridge.fence f, {source}
+        from locked, {FENCE}, {source}
         returning id, epoch, clock",
         names.join(", ")
     )
@@ -158,7 +174,7 @@ fn update(entity: &'static Entity, names: &[&str], source: &str, condition: &str
     format!(
         "update scheduler.{} t
         set {set}epoch = f.epoch, clock = nextval('bridge.clock')
-        from {source}, bridge.fence f
+        from {source}, {FENCE}
         where {condition}
         returning t.id, t.epoch, t.clock",
         entity.name
@@ -190,11 +206,6 @@ fn held_by_id(name: &str, lock: &str) -> String {
     held(name, &[TEXT, INT4, INT8], &["id", "was_epoch", "was_clock"], lock)
 }
 
-fn delete(name: &str) -> String {
-    let (ctes, last) = deletion(name);
-    format!("with {ctes} {last}")
-}
-
 /// The queries of a deletion, and the statement that leaves the tombstones.
 fn deletion(name: &str) -> (String, String) {
     let (lock, held) = (lock::of_collection(name), held_by_id(name, "update"));
@@ -206,7 +217,7 @@ fn deletion(name: &str) -> (String, String) {
     );
     let last = format!(
         "insert into bridge.tombstone (collection, id, epoch, clock)
-        select '{name}', gone.id, f.epoch, nextval('bridge.clock') from gone, bridge.fence f
+        select '{name}', gone.id, f.epoch, nextval('bridge.clock') from gone, {FENCE}
         on conflict (collection, id) do update set epoch = excluded.epoch, clock = excluded.clock
         returning id, epoch, clock"
     );

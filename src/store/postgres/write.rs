@@ -137,10 +137,10 @@ impl PostgresStore {
         let is_one = group.indices.len() == 1;
         let known = self.statements(group.entity);
         let (sql, is_by_value) = match group.operation {
-            Operation::Insert if is_one => (known.putting(statements::insert_one(group.entity, &group.set)), true),
-            Operation::Insert => (known.putting(statements::insert_many(group.entity, &group.set)), false),
-            Operation::Update if is_one => (known.putting(statements::update_one(group.entity, &group.set)), true),
-            Operation::Update => (known.putting(statements::update_many(group.entity, &group.set)), false),
+            Operation::Insert if is_one => (known.putting(&statements::insert_one(group.entity, &group.set)), true),
+            Operation::Insert => (known.putting(&statements::insert_many(group.entity, &group.set)), false),
+            Operation::Update if is_one => (known.putting(&statements::update_one(group.entity, &group.set)), true),
+            Operation::Update => (known.putting(&statements::update_many(group.entity, &group.set)), false),
             Operation::Delete => (known.delete.clone(), false),
             Operation::Check => (known.check.clone(), false),
         };

@@ -37,6 +37,7 @@ pub async fn both(bed: &Bed) -> Vec<(&'static str, AnyLocks, AnyStore)> {
 pub async fn of(store: &AnyStore, postgres_url: &str, database: &mongodb::Database) -> AnyLocks {
     match store {
         AnyStore::Mongo(_) => AnyLocks::Mongo(MongoLocks::new(database)),
+        AnyStore::Dual(_) => panic!("its locks are DualLocks"),
         AnyStore::Postgres(_) => AnyLocks::Postgres(postgres(postgres_url).await.expect("open locks").0),
     }
 }

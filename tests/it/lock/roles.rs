@@ -41,6 +41,7 @@ impl Hands {
                 let next = read.get_i32("n").expect("a number") + 1;
                 counter.update_one(doc! { "_id": 1 }, doc! { "$set": { "n": next } }).await.expect("write");
             }
+            AnyStore::Dual(_) => panic!("the counter is in one store"),
             AnyStore::Postgres(_) => {
                 let n: i32 =
                     sqlx::query_scalar("select n from public.counter").fetch_one(&self.pool).await.expect("read");

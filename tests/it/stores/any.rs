@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use scheduler_bridge::entity::Entity;
 use scheduler_bridge::mapping::Key;
+use scheduler_bridge::store::dual::DualStore;
 use scheduler_bridge::store::{
     Address, After, Change, MongoStore, Page, PostgresStore, Query, Store, StoreError, Stored,
 };
@@ -21,6 +22,8 @@ pub enum AnyStore {
     Mongo(MongoStore),
     /// PostgreSQL.
     Postgres(PostgresStore),
+    /// Both.
+    Dual(DualStore),
 }
 
 /// The stores of a bed, each with its name; indexes are there.
@@ -38,6 +41,7 @@ impl Store for AnyStore {
         match self {
             Self::Mongo(store) => store.get(address).await,
             Self::Postgres(store) => store.get(address).await,
+            Self::Dual(store) => store.get(address).await,
         }
     }
 
@@ -45,6 +49,7 @@ impl Store for AnyStore {
         match self {
             Self::Mongo(store) => store.get_many(entity, keys).await,
             Self::Postgres(store) => store.get_many(entity, keys).await,
+            Self::Dual(store) => store.get_many(entity, keys).await,
         }
     }
 
@@ -52,6 +57,7 @@ impl Store for AnyStore {
         match self {
             Self::Mongo(store) => store.find(query).await,
             Self::Postgres(store) => store.find(query).await,
+            Self::Dual(store) => store.find(query).await,
         }
     }
 
@@ -59,6 +65,7 @@ impl Store for AnyStore {
         match self {
             Self::Mongo(store) => store.apply(changes).await,
             Self::Postgres(store) => store.apply(changes).await,
+            Self::Dual(store) => store.apply(changes).await,
         }
     }
 
@@ -66,6 +73,7 @@ impl Store for AnyStore {
         match self {
             Self::Mongo(store) => store.apply_each(changes).await,
             Self::Postgres(store) => store.apply_each(changes).await,
+            Self::Dual(store) => store.apply_each(changes).await,
         }
     }
 
@@ -73,6 +81,7 @@ impl Store for AnyStore {
         match self {
             Self::Mongo(store) => store.now().await,
             Self::Postgres(store) => store.now().await,
+            Self::Dual(store) => store.now().await,
         }
     }
 }

@@ -1,0 +1,143 @@
+//! The scheduler over whatever the phase says, now and after every switch.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::Scheduler;
+use crate::fence::gate::Gate;
+use crate::fence::mongo::MongoFence;
+use crate::fence::postgres::PostgresFence;
+use crate::fence::watch::{Fences, Watcher};
+use crate::fence::{self, FenceError};
+use crate::phase::Backend;
+use crate::source::{Source, SourceError};
+use crate::store::dual::{DualStore, Parts, Protection};
+use crate::target::{Target, TargetError};
+
+/// Which stores there are, and how they are used.
+#[derive(Debug, Clone)]
+pub struct Backends {
+    /// MongoDB's URL and the name of the database; nothing once phase `postgres` is reached for good.
+    pub mongo: Option<(SecretString, String)>,
+    /// PostgreSQL's URL; nothing before phase `mongo-primary` is near.
+    pub postgres: Option<SecretString>,
+    /// Whose fence is asked first for the phase.
+    pub phase_source: Backend,
+    /// For how long a process may write to MongoDB after it has seen the fence open.
+    pub lease: Duration,
+    /// How long an operation waits for a switch to end.
+    pub switch_wait: Duration,
+    /// How the secondary is protected.
+    pub protection: Protection,
+    /// Sessions of PostgreSQL at most, for the store and for what follows each.
+    pub connections: u32,
+}
+
+impl Backends {
+    /// Both stores, with the settings' defaults.
+    pub fn new(mongo: Option<(SecretString, String)>, postgres: Option<SecretString>) -> Self {
+        Self {
+            mongo,
+            postgres,
+            phase_source: Backend::Mongo,
+            lease: Duration::from_secs(3),
+            switch_wait: Duration::from_secs(30),
+            protection: Protection::default(),
+            connections: 8,
+        }
+    }
+}
+
+/// Why the scheduler's stores could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// There is neither URL.
+    #[error("neither MongoDB's URL nor PostgreSQL's is given")]
+    Nowhere,
+    /// MongoDB failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// PostgreSQL failed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// No fence tells which store is the primary.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+}
+
+/// An application's scheduler.
+#[derive(Debug)]
+pub struct Connected {
+    /// The repositories.
+    pub scheduler: Scheduler<DualStore>,
+    /// The store below them.
+    pub store: DualStore,
+    watcher: Watcher,
+}
+
+impl Connected {
+    /// Ends the use: waits for what is under way, and takes the process out of the stores' lists. Dropping it instead is
+    /// safe: the process is forgotten when its lease ends.
+    pub async fn close(self) {
+        self.watcher.end().await;
+        self.store.close().await;
+    }
+}
+
+impl Scheduler<DualStore> {
+    /// Opens the stores and begins to follow the phase. A store that is not needed in the phase of the moment may be away.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(backends: &Backends) -> Result<Connected, ConnectError> {
+        let source = match &backends.mongo {
+            Some((url, database)) => match Source::open(url, database).await {
+                Ok(source) => Some(source),
+                Err(error) => {
+                    tracing::warn!(error = %crate::error_text(&error), "MongoDB cannot be used yet");
+                    Some(Source::unchecked(url, database).await?)
+                }
+            },
+            None => None,
+        };
+        let target = match &backends.postgres {
+            Some(url) => match Target::open_prepared(url, backends.connections).await {
+                Ok(target) => Some(target),
+                Err(error) => {
+                    tracing::warn!(error = %crate::error_text(&error), "PostgreSQL cannot be used yet");
+                    Some(Target::unchecked_prepared(url, backends.connections)?)
+                }
+            },
+            None => None,
+        };
+        if source.is_none() && target.is_none() {
+            return Err(ConnectError::Nowhere);
+        }
+        let (gate, pool) = (Gate::new(), target.map(|target| target.pool().clone()));
+        let mongo = source.as_ref().map(|source| MongoFence::new(source.database()));
+        let postgres = pool.clone().map(PostgresFence::new);
+        if let Some(mongo) = &mongo
+            && let Err(error) = fence::establish(mongo, postgres.as_ref()).await
+        {
+            tracing::warn!(error = %crate::error_text(&error), "MongoDB's fence is not known");
+        }
+        let fences = Fences { mongo, postgres, lease: backends.lease, first: backends.phase_source };
+        let watcher = Watcher::start(fences, gate.clone(), name()).await?;
+        let store = DualStore::new(Parts {
+            gate,
+            mongo: source.map(|source| (source.client().clone(), source.database().clone())),
+            postgres: pool,
+            protection: backends.protection,
+            wait: backends.switch_wait,
+        });
+        Ok(Connected { scheduler: Self::new(&store), store, watcher })
+    }
+}
+
+/// This process, for people.
+fn name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host.chars().take(100).collect();
+    format!("{host}/{}", std::process::id())
+}

@@ -1,0 +1,102 @@
+//! The circuit breaker before the secondary: once it fails, nobody waits for it until a probe has gone through.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Whether a write may go to the secondary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It may, and its caller waits for it.
+    Wait,
+    /// It may, to see whether the secondary is back; nobody waits for it.
+    Probe,
+    /// It may not.
+    No,
+}
+
+/// Closed as long as the secondary answers in time.
+#[derive(Debug)]
+pub struct Breaker {
+    /// How long it stays open before a probe.
+    pause: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Closed,
+    Open {
+        until: Instant,
+    },
+    /// A probe is under way, or was given up at `until`.
+    Probing {
+        until: Instant,
+    },
+}
+
+impl Breaker {
+    /// A closed one.
+    pub fn new(pause: Duration) -> Self {
+        Self { pause, state: Mutex::new(State::Closed) }
+    }
+
+    /// What the next write may do. One write in each pause is the probe.
+    pub fn admit(&self) -> Admission {
+        let mut state = self.state();
+        match *state {
+            State::Closed => Admission::Wait,
+            State::Open { until } | State::Probing { until } if until <= Instant::now() => {
+                *state = State::Probing { until: Instant::now() + self.pause };
+                Admission::Probe
+            }
+            State::Open { .. } | State::Probing { .. } => Admission::No,
+        }
+    }
+
+    /// The secondary has answered. Whether the breaker was open.
+    pub fn succeeded(&self) -> bool {
+        !matches!(std::mem::replace(&mut *self.state(), State::Closed), State::Closed)
+    }
+
+    /// The secondary has failed, or has not answered in time. Whether the breaker was closed.
+    pub fn failed(&self) -> bool {
+        let open = State::Open { until: Instant::now() + self.pause };
+        matches!(std::mem::replace(&mut *self.state(), open), State::Closed)
+    }
+
+    /// Whether writes go through.
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.state(), State::Closed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is one step, so it is whole even after a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_failure_opens_it_and_one_probe_a_pause_closes_it_again() {
+        let pause = Duration::from_secs(1);
+        let breaker = Breaker::new(pause);
+        assert_eq!(breaker.admit(), Admission::Wait);
+        assert!(breaker.failed() && !breaker.failed());
+        assert_eq!(breaker.admit(), Admission::No);
+        tokio::time::advance(pause).await;
+        assert_eq!([breaker.admit(), breaker.admit()], [Admission::Probe, Admission::No]);
+        assert!(!breaker.failed());
+        tokio::time::advance(pause).await;
+        assert_eq!(breaker.admit(), Admission::Probe);
+        // A probe that never comes back is followed by another.
+        tokio::time::advance(pause).await;
+        assert_eq!(breaker.admit(), Admission::Probe);
+        assert!(breaker.succeeded() && !breaker.succeeded());
+        assert_eq!(breaker.admit(), Admission::Wait);
+    }
+}

@@ -1,0 +1,255 @@
+//! Both stores as one (design 10): whichever is the primary answers, and the other one follows.
+//!
+//! Invariants: a write goes to one primary; it is acknowledged only if that store's fence was open, at the writer's epoch,
+//! from before the write until after its answer; what follows is the document that the primary then held, under its stamp,
+//! never the operation again. A failing secondary fails nobody.
+
+mod breaker;
+mod follower;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use mongodb::{Client, Database};
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use self::follower::Follower;
+pub use self::follower::{Followed, Protection};
+use super::{Address, After, Change, MongoStore, Page, PostgresStore, Query, Store, StoreError, Stored, attempted};
+use crate::entity::Entity;
+use crate::fence::gate::{Gate, Turn};
+use crate::mapping::Key;
+use crate::phase::{Backend, Phase};
+
+/// The two stores behind a gate.
+#[derive(Debug, Clone)]
+pub struct DualStore {
+    inside: Arc<Inside>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    gate: Gate,
+    mongo: Option<(Client, Database)>,
+    postgres: Option<PostgresStore>,
+    follower: Option<Arc<Follower>>,
+    /// The store of the turn that was asked for last.
+    primary: Mutex<Option<(Turn, Primary)>>,
+    /// How long an operation waits for a switch to end.
+    wait: Duration,
+}
+
+/// Why a write is not known to have been made.
+#[derive(Debug, thiserror::Error)]
+enum Unsure {
+    #[error("no store is the primary: a switch is under way, or the fences cannot be read")]
+    Switching,
+    #[error("this process could not renew its lease while the write was under way")]
+    LeaseRanOut,
+    #[error("phase {0} needs {1}, whose URL this process does not have")]
+    Unknown(Phase, Backend),
+    #[error("the task that wrote has ended")]
+    Crashed,
+}
+
+/// What a dual store is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who may write now.
+    pub gate: Gate,
+    /// MongoDB, if the application knows it still.
+    pub mongo: Option<(Client, Database)>,
+    /// PostgreSQL, if the application knows it already.
+    pub postgres: Option<PgPool>,
+    /// How the secondary is protected.
+    pub protection: Protection,
+    /// How long an operation waits for a switch to end.
+    pub wait: Duration,
+}
+
+impl DualStore {
+    /// The stores of `parts`.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { gate, mongo, postgres, protection, wait } = parts;
+        let follower = postgres.clone().map(|pool| Arc::new(Follower::new(pool, protection)));
+        let postgres = postgres.map(PostgresStore::new);
+        Self { inside: Arc::new(Inside { gate, mongo, postgres, follower, primary: Mutex::new(None), wait }) }
+    }
+
+    /// What became of the writes that were to follow in PostgreSQL; nothing where there is none.
+    pub fn followed(&self) -> Option<&Followed> {
+        self.inside.follower.as_deref().map(Follower::followed)
+    }
+
+    /// Whether the secondary has answered when it was asked last.
+    pub fn secondary_is_well(&self) -> bool {
+        self.inside.follower.as_deref().is_none_or(Follower::is_well)
+    }
+
+    /// Waits for what goes on in the background, which is bounded.
+    pub async fn close(&self) {
+        if let Some(follower) = &self.inside.follower {
+            follower.close().await;
+        }
+    }
+
+    /// The store that answers now.
+    async fn reader(&self, attempted: impl FnOnce() -> String) -> Result<Primary, StoreError> {
+        let turn = self.inside.gate.turn(self.inside.wait).await;
+        match turn.ok_or(Unsure::Switching).and_then(|turn| self.primary(turn)) {
+            Ok(primary) => Ok(primary),
+            Err(unsure) => Err(unavailable(attempted(), unsure)),
+        }
+    }
+
+    fn primary(&self, turn: Turn) -> Result<Primary, Unsure> {
+        let mut known = self.inside.primary.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, primary)) = known.as_ref().filter(|(known, _)| *known == turn) {
+            return Ok(primary.clone());
+        }
+        let unknown = || Unsure::Unknown(turn.phase, turn.phase.primary());
+        let primary = match turn.phase.primary() {
+            Backend::Mongo => {
+                let (client, database) = self.inside.mongo.clone().ok_or_else(unknown)?;
+                Primary::Mongo(MongoStore::new(client, database, turn.epoch))
+            }
+            Backend::Postgres => {
+                let store = self.inside.postgres.as_ref().ok_or_else(unknown)?;
+                Primary::Postgres(store.primary(turn.phase, turn.epoch))
+            }
+        };
+        *known = Some((turn, primary.clone()));
+        Ok(primary)
+    }
+
+    /// Writes to the primary; what it answered, and in which turn.
+    async fn write<T: Send + 'static, F>(
+        &self,
+        changes: &[Change],
+        work: impl Fn(Primary, Vec<Change>) -> F,
+    ) -> Result<(T, Turn), StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let unsure = |unsure| unavailable(attempted(changes), unsure);
+        let deadline = Instant::now() + self.inside.wait;
+        let mut not = None;
+        loop {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            let pass = self.inside.gate.enter(wait, not).await.ok_or_else(|| unsure(Unsure::Switching))?;
+            let turn = pass.turn();
+            let primary = self.primary(turn).map_err(unsure)?;
+            let written = work(primary, changes.to_vec());
+            // A task of its own: when the caller goes away, the write is still under way, and must be seen to be.
+            let task = tokio::spawn(async move { (written.await, pass) });
+            let (done, pass) = task.await.map_err(|_| unsure(Unsure::Crashed))?;
+            match done {
+                // Nothing was written: the next primary takes it.
+                Err(StoreError::Fenced { .. }) => {
+                    self.inside.gate.interrupt(turn);
+                    not = Some(turn);
+                }
+                // PostgreSQL has looked at its fence itself.
+                Ok(done) if turn.phase.primary() == Backend::Postgres || pass.holds() => return Ok((done, turn)),
+                Ok(_) => return Err(unsure(Unsure::LeaseRanOut)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn follow(&self, turn: Turn, afters: &[After]) {
+        if let (Phase::MongoPrimary, Some(follower)) = (turn.phase, &self.inside.follower) {
+            follower.follow(afters).await;
+        }
+    }
+}
+
+impl Store for DualStore {
+    async fn get(&self, address: &Address) -> Result<Option<Stored>, StoreError> {
+        self.reader(|| format!("read {address}")).await?.get(address).await
+    }
+
+    async fn get_many(&self, entity: &'static Entity, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {
+        self.reader(|| format!("read {} keys of {}", keys.len(), entity.name)).await?.get_many(entity, keys).await
+    }
+
+    async fn find(&self, query: &Query) -> Result<Page, StoreError> {
+        self.reader(|| format!("read a page of {}", query.entity.name)).await?.find(query).await
+    }
+
+    async fn apply(&self, changes: &[Change]) -> Result<Vec<After>, StoreError> {
+        let work = |primary: Primary, changes: Vec<Change>| async move { primary.apply(&changes).await };
+        let (afters, turn) = self.write(changes, work).await?;
+        self.follow(turn, &afters).await;
+        Ok(afters)
+    }
+
+    async fn apply_each(&self, changes: &[Change]) -> Result<Vec<Option<After>>, StoreError> {
+        let work = |primary: Primary, changes: Vec<Change>| async move { primary.apply_each(&changes).await };
+        let (afters, turn) = self.write(changes, work).await?;
+        let made: Vec<After> = afters.iter().flatten().cloned().collect();
+        self.follow(turn, &made).await;
+        Ok(afters)
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.reader(|| "ask for the time".to_owned()).await?.now().await
+    }
+}
+
+fn unavailable(attempted: String, unsure: Unsure) -> StoreError {
+    StoreError::Unavailable { attempted, source: Some(unsure.into()) }
+}
+
+/// The store of one turn.
+#[derive(Debug, Clone)]
+enum Primary {
+    Mongo(MongoStore),
+    Postgres(PostgresStore),
+}
+
+impl Store for Primary {
+    async fn get(&self, address: &Address) -> Result<Option<Stored>, StoreError> {
+        match self {
+            Self::Mongo(store) => store.get(address).await,
+            Self::Postgres(store) => store.get(address).await,
+        }
+    }
+
+    async fn get_many(&self, entity: &'static Entity, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {
+        match self {
+            Self::Mongo(store) => store.get_many(entity, keys).await,
+            Self::Postgres(store) => store.get_many(entity, keys).await,
+        }
+    }
+
+    async fn find(&self, query: &Query) -> Result<Page, StoreError> {
+        match self {
+            Self::Mongo(store) => store.find(query).await,
+            Self::Postgres(store) => store.find(query).await,
+        }
+    }
+
+    async fn apply(&self, changes: &[Change]) -> Result<Vec<After>, StoreError> {
+        match self {
+            Self::Mongo(store) => store.apply(changes).await,
+            Self::Postgres(store) => store.apply(changes).await,
+        }
+    }
+
+    async fn apply_each(&self, changes: &[Change]) -> Result<Vec<Option<After>>, StoreError> {
+        match self {
+            Self::Mongo(store) => store.apply_each(changes).await,
+            Self::Postgres(store) => store.apply_each(changes).await,
+        }
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        match self {
+            Self::Mongo(store) => store.now().await,
+            Self::Postgres(store) => store.now().await,
+        }
+    }
+}

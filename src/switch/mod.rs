@@ -1,0 +1,411 @@
+//! The switch (design 11): makes another store the primary, under load, without losing a write.
+//!
+//! A flip closes the fence of the old primary, waits until no write can commit behind it, brings the new primary level with
+//! the last one, and opens the new primary's fence: that is the commit point. Invariants, which `tests/model` checks:
+//!
+//! 1. A fence changes only from the state in which it was seen, its epoch included, and no epoch comes twice: whoever was
+//!    paused on the way finds the fence changed, whatever the others have done meanwhile.
+//! 2. The way back raises the epoch of the fence that was to be opened before it opens the other one again: so the opening
+//!    of a flip that was given up, if it is still to come, fails.
+//! 3. Who is at the switch is noted with a lease, so that two operators do not get in each other's way; nothing depends on
+//!    it.
+
+pub mod gate;
+mod record;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use self::gate::{Condition, Permit, Transition};
+use self::record::Record;
+use crate::anchor;
+use crate::fence::mongo::{Instance, MongoFence};
+use crate::fence::postgres::PostgresFence;
+use crate::fence::{self, Fence, FenceError};
+use crate::mirror::{self, MirrorError};
+use crate::phase::{Backend, Phase};
+use crate::source::{Source, SourceError};
+use crate::stamp::clock;
+use crate::store::OPERATION_WAIT;
+use crate::target::{Target, TargetError};
+
+/// How often it is looked whether what is waited for has come.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Why the phase is as it was, unless [`SwitchError::Half`] says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// There is no such transition.
+    #[error("from phase {from} there is no way to {to}")]
+    NoWay {
+        /// The phase that is.
+        from: Phase,
+        /// The phase that was asked for.
+        to: Phase,
+    },
+    /// The gate is closed.
+    #[error("not every condition is met")]
+    Unmet {
+        /// All of them.
+        conditions: Vec<Condition>,
+    },
+    /// The permit is for another epoch, or too old.
+    #[error("what the gate measured is too old, or of another epoch")]
+    Expired,
+    /// Another switch has not ended.
+    #[error("a switch to {to} is under way by {by}, at: {step}")]
+    UnderWay {
+        /// To which phase.
+        to: String,
+        /// Whose.
+        by: String,
+        /// Its last step.
+        step: String,
+    },
+    /// Nothing is to be resumed or aborted.
+    #[error("no switch is under way")]
+    NoneUnderWay,
+    /// A switch that has opened the new primary cannot be undone, only the next one can.
+    #[error("the switch to {to} is made; what is left of it is to be finished")]
+    Made {
+        /// To which phase.
+        to: Phase,
+    },
+    /// Somebody else has changed a fence meanwhile.
+    #[error("the fence of {backend} was changed by somebody else")]
+    Moved {
+        /// Whose.
+        backend: Backend,
+    },
+    /// Processes did not acknowledge that they write no more.
+    #[error("{} of the application's processes did not stop writing: {}", names.len(), names.join(", "))]
+    Silent {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// The new primary did not come level in time.
+    #[error("{backend} did not come level within {waited:?}")]
+    Late {
+        /// The new primary.
+        backend: Backend,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// Neither store is the primary, or both tell of another phase.
+    #[error("no store is the primary: a switch has ended half way")]
+    Half,
+    /// A fence failed.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    /// MongoDB failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// PostgreSQL failed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The mirror failed.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+}
+
+type Result<T> = std::result::Result<T, SwitchError>;
+
+/// How a switch goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How long a process that does not answer is waited for beyond its lease.
+    pub silent_wait: Duration,
+    /// Whether the switch goes on without a process whose lease has run out; what it writes after that is a stray write.
+    pub leave_behind: bool,
+    /// How long the new primary may take to come level, while writers wait.
+    pub level_wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { silent_wait: OPERATION_WAIT, leave_behind: false, level_wait: Duration::from_secs(10) }
+    }
+}
+
+/// A step that is done, and how long it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What was done.
+    pub name: &'static str,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A switch that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The phase.
+    pub phase: Phase,
+    /// Its epoch.
+    pub epoch: i32,
+    /// For how long writers waited.
+    pub pause: Duration,
+}
+
+/// Both fences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fences {
+    /// MongoDB's.
+    pub mongo: Fence,
+    /// PostgreSQL's.
+    pub postgres: Fence,
+}
+
+impl Fences {
+    fn of(&self, backend: Backend) -> Fence {
+        match backend {
+            Backend::Mongo => self.mongo,
+            Backend::Postgres => self.postgres,
+        }
+    }
+
+    /// The one that is open.
+    pub fn open(&self) -> Option<Fence> {
+        [self.mongo, self.postgres].into_iter().find(|fence| fence.open)
+    }
+
+    fn epoch(&self) -> i32 {
+        self.mongo.epoch.max(self.postgres.epoch)
+    }
+}
+
+/// The switch of one pair of stores.
+#[derive(Debug, Clone)]
+pub struct Switch {
+    source: Source,
+    target: Target,
+    mongo: MongoFence,
+    postgres: PostgresFence,
+    record: Record,
+}
+
+impl Switch {
+    /// The switch between `source` and `target`, used by `name`.
+    pub fn new(source: Source, target: Target, name: String) -> Self {
+        let mongo = MongoFence::new(source.database());
+        let postgres = PostgresFence::new(target.pool().clone());
+        let record = Record::new(target.pool().clone(), Uuid::new_v4(), name);
+        Self { source, target, mongo, postgres, record }
+    }
+
+    /// Both fences as they are; MongoDB's is made where nothing was ever switched.
+    pub async fn fences(&self) -> Result<Fences> {
+        fence::establish(&self.mongo, Some(&self.postgres)).await?;
+        let mongo = self.mongo.look().await?.ok_or(FenceError::Missing { backend: Backend::Mongo })?.fence;
+        Ok(Fences { mongo, postgres: self.postgres.look().await? })
+    }
+
+    /// The application's processes that write to MongoDB.
+    pub async fn instances(&self) -> Result<Vec<Instance>> {
+        let view = self.mongo.look().await?;
+        Ok(view.into_iter().flat_map(|view| view.instances.into_values()).collect())
+    }
+
+    /// What must be so for `to` to follow, and whether it is.
+    pub async fn examine(&self, to: Phase) -> Result<(Transition, Vec<Condition>)> {
+        let from = self.fences().await?.open().ok_or(SwitchError::Half)?.phase;
+        let transition = Transition::new(from, to)?;
+        Ok((transition, gate::examine(transition, self.target.pool()).await?))
+    }
+
+    /// The permit to turn to `to` now.
+    pub async fn permit(&self, to: Phase) -> Result<Permit> {
+        let epoch = self.fences().await?.epoch();
+        let (transition, conditions) = self.examine(to).await?;
+        gate::permit(transition, epoch, conditions)
+    }
+
+    /// Turns to the phase of `permit`. Until the new primary is open, a failure undoes what was done. Dropping the future
+    /// leaves the switch half way, to be resumed or aborted.
+    pub async fn make(&self, permit: Permit, options: Options, told: &mut impl FnMut(Step)) -> Result<Made> {
+        let fences = self.fences().await?;
+        let (transition, conditions) = permit.used(fences.epoch())?;
+        self.record.take(transition).await?;
+        let made = if transition.turns() {
+            self.flip(fences, transition, options, told).await
+        } else {
+            self.relabel(fences, transition).await
+        };
+        match made {
+            Ok(made) => self.finish(made, &conditions, told).await,
+            Err(error) => {
+                // The first error is the one to tell; a fence that could not be opened again is told of by the next look.
+                match self.back(transition).await {
+                    Ok(()) => self.record.end().await?,
+                    Err(undone) => {
+                        tracing::error!(error = %crate::error_text(&undone), "the switch was not undone: abort it");
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes on with a switch that was left half way.
+    pub async fn resume(&self, options: Options, told: &mut impl FnMut(Step)) -> Result<Made> {
+        let transition = self.record.take_over().await?;
+        let fences = self.fences().await?;
+        let made = match fences.open() {
+            Some(open) if open.phase == transition.to => {
+                Made { phase: open.phase, epoch: open.epoch, pause: Duration::ZERO }
+            }
+            _ if transition.turns() => self.flip(fences, transition, options, told).await?,
+            _ => self.relabel(fences, transition).await?,
+        };
+        self.finish(made, &[], told).await
+    }
+
+    /// Undoes a switch that was left half way.
+    pub async fn abort(&self) -> Result<Phase> {
+        let transition = self.record.take_over().await?;
+        self.back(transition).await?;
+        self.record.end().await?;
+        Ok(transition.from)
+    }
+
+    async fn relabel(&self, fences: Fences, transition: Transition) -> Result<Made> {
+        let backend = transition.to.primary();
+        let old = fences.of(backend);
+        self.change(backend, old, Fence { phase: transition.to, ..old }).await?;
+        Ok(Made { phase: transition.to, epoch: old.epoch, pause: Duration::ZERO })
+    }
+
+    async fn flip(
+        &self,
+        fences: Fences,
+        transition: Transition,
+        options: Options,
+        told: &mut impl FnMut(Step),
+    ) -> Result<Made> {
+        let (old, new) = (transition.from.primary(), transition.to.primary());
+        let epoch = fences.epoch() + 1;
+        let begun = Instant::now();
+        let mut timed = Timed { since: begun, told };
+        if fences.of(old).open {
+            self.record.step("close the old primary").await?;
+            let open = fences.of(old);
+            self.change(old, open, Fence { open: false, ..open }).await?;
+            timed.done("closed the old primary");
+        }
+        if old == Backend::Mongo {
+            self.record.step("wait for the application's processes").await?;
+            self.until_acknowledged(options).await?;
+            timed.done("no process writes any more");
+        }
+        self.record.step("bring the new primary level").await?;
+        self.until_level(new, options.level_wait).await?;
+        timed.done("the new primary is level");
+        self.record.step("open the new primary").await?;
+        fail::fail_point!("switch::before-open");
+        self.change(new, fences.of(new), Fence { phase: transition.to, epoch, open: true }).await?;
+        timed.done("opened the new primary");
+        Ok(Made { phase: transition.to, epoch, pause: begun.elapsed() })
+    }
+
+    /// What may still be done after the commit point, by whoever comes: it changes nothing for those that write.
+    async fn finish(&self, made: Made, conditions: &[Condition], told: &mut impl FnMut(Step)) -> Result<Made> {
+        let mut timed = Timed { since: Instant::now(), told };
+        fail::fail_point!("switch::before-finish");
+        let backend = made.phase.primary().other();
+        let closed = self.fences().await?.of(backend);
+        let told = Fence { phase: made.phase, epoch: made.epoch, open: false };
+        if closed != told && !closed.open {
+            self.change(backend, closed, told).await?;
+        }
+        self.record.made(&made, conditions).await?;
+        timed.done("told the other store");
+        Ok(made)
+    }
+
+    /// Opens the old primary again, if the new one is not open.
+    async fn back(&self, transition: Transition) -> Result<()> {
+        let fences = self.fences().await?;
+        match fences.open() {
+            Some(open) if open.phase == transition.to => return Err(SwitchError::Made { to: open.phase }),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        let (old, new) = (transition.from.primary(), transition.to.primary());
+        let again = Fence { phase: transition.from, epoch: fences.epoch() + 2, open: true };
+        // First: an opening that is still to come must not succeed beside the other one.
+        self.change(new, fences.of(new), Fence { open: false, ..again }).await?;
+        self.change(old, fences.of(old), again).await
+    }
+
+    async fn change(&self, backend: Backend, expected: Fence, new: Fence) -> Result<()> {
+        let changed = match backend {
+            Backend::Mongo => self.mongo.change(expected, new).await?.is_some(),
+            Backend::Postgres => self.postgres.change(expected, new).await?,
+        };
+        if changed { Ok(()) } else { Err(SwitchError::Moved { backend }) }
+    }
+
+    /// Waits until every process has left the list, or cannot write any more since its lease has run out, and the longest
+    /// operation with it.
+    async fn until_acknowledged(&self, options: Options) -> Result<()> {
+        loop {
+            let view = self.mongo.look().await?.ok_or(FenceError::Missing { backend: Backend::Mongo })?;
+            let (over, waiting): (Vec<Instance>, Vec<Instance>) = view
+                .instances
+                .into_values()
+                .partition(|instance| instance.silent > instance.lease + options.silent_wait);
+            if waiting.is_empty() {
+                return match over.is_empty() || options.leave_behind {
+                    true => Ok(()),
+                    false => Err(SwitchError::Silent { names: over.into_iter().map(|one| one.name).collect() }),
+                };
+            }
+            self.record.keep().await?;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn until_level(&self, new: Backend, wait: Duration) -> Result<()> {
+        let level = async {
+            match new {
+                Backend::Postgres => Ok(mirror::until_level(&self.source, &self.target).await?),
+                Backend::Mongo => self.until_drained().await,
+            }
+        };
+        let late = |_| SwitchError::Late { backend: new, waited: wait };
+        tokio::time::timeout(wait, level).await.map_err(late)?
+    }
+
+    /// Waits until the outbox is empty; the mirror of the other direction will begin behind what the drain wrote.
+    async fn until_drained(&self) -> Result<()> {
+        loop {
+            let left = sqlx::query_scalar("select exists (select from bridge.outbox)").fetch_one(self.target.pool());
+            let left: bool = left.await.map_err(|error| TargetError::of("look into the outbox", error))?;
+            if !left {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let mark = anchor::take(&self.source).await;
+        let mark = mark.map_err(|error| SourceError::of(format!("write a mark to {}", anchor::COLLECTION), error))?;
+        let moved = sqlx::query("update bridge.stream set token = null, clock = $1 where clock < $1").bind(clock(mark));
+        let moved = moved.execute(self.target.pool()).await;
+        moved.map_err(|error| TargetError::of("move the mirror's beginning on", error))?;
+        Ok(())
+    }
+}
+
+struct Timed<'a, T> {
+    since: Instant,
+    told: &'a mut T,
+}
+
+impl<T: FnMut(Step)> Timed<'_, T> {
+    fn done(&mut self, name: &'static str) {
+        let now = Instant::now();
+        (self.told)(Step { name, took: now - self.since });
+        self.since = now;
+    }
+}
