@@ -4,6 +4,7 @@
 use crate::guard::Guard;
 use crate::state::{Author, Batch, Carry, Image, Stamp, State, Store};
 use crate::switch::Switch;
+use crate::writer::is_taken;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Movement {
@@ -69,7 +70,7 @@ impl Switch {
             }
             Movement::ArriveLate => {
                 let late = next.late.take()?;
-                if next.mongo.writes == late.base {
+                if is_taken(&next, late.base) {
                     next.mongo.put(late.base | late.write, Author::Process);
                 }
             }

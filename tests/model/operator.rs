@@ -82,6 +82,18 @@ impl Switch {
         if self.has(Guard::AbortRefusesTheOpening) { Step::Refuse } else { Step::Reopen }
     }
 
+    /// Whether a new operator that aborts, and nobody else, comes to a store that is open.
+    pub fn is_rescued(&self, state: &State) -> bool {
+        let mut next = *state;
+        let primary = authority(state.postgres.fence, state.mongo.fence).primary;
+        let mut operator = Some(Operator::Starting(Command::Abort(primary)));
+        while let Some(at_work) = operator {
+            let Some(moved) = self.advance(&mut next, at_work) else { return false };
+            operator = moved;
+        }
+        next.open_fences() == 1
+    }
+
     /// What becomes of the operator by its next step; nothing, if it has to wait.
     fn advance(&self, state: &mut State, operator: Operator) -> Option<Option<Operator>> {
         let (step, plan) = match operator {
@@ -89,23 +101,26 @@ impl Switch {
             Operator::Looking(command, postgres) => return Some(self.decide(command, postgres, state.mongo.fence)),
             Operator::At(step, plan) => (step, plan),
         };
-        let step = match step {
-            Step::Close => self.close(state, plan),
-            Step::Wait => self.wait(state, plan)?,
-            Step::Drain(until) => self.drained(state, plan, until)?,
-            Step::MoveOn => Some(self.move_on(state)),
+        let goes_to = |step| Some(Operator::At(step, plan));
+        Some(match step {
+            Step::Close if self.close(state, plan) => goes_to(after_closing(plan.from)),
+            Step::Close => None,
+            Step::Wait => Some(self.wait(state, plan)?),
+            Step::Drain(until) => Some(self.drained(state, plan, until)?),
+            Step::MoveOn => goes_to(self.move_on(state)),
             Step::Commit if self.commit(state, plan) => None,
-            Step::Commit => return Some(Some(Operator::Starting(Command::Resume))),
-            Step::Refuse if self.refuse(state, plan) => Some(Step::Reopen),
-            Step::Refuse => return Some(Some(Operator::Starting(Command::Abort(plan.from)))),
-            Step::Reopen => self.reopen(state, plan),
-        };
-        Some(step.map(|step| Operator::At(step, plan)))
+            Step::Commit => Some(Operator::Starting(Command::Resume)),
+            Step::Refuse if self.refuse(state, plan) => goes_to(Step::Reopen),
+            Step::Refuse => Some(Operator::Starting(Command::Abort(plan.from))),
+            Step::Reopen => {
+                self.reopen(state, plan);
+                None
+            }
+        })
     }
 
-    /// Rule 17: the fence of the highest epoch says who is the primary.
     fn decide(&self, command: Command, postgres: Fence, mongo: Fence) -> Option<Operator> {
-        let authority = if postgres.epoch > mongo.epoch { postgres } else { mongo };
+        let authority = authority(postgres, mongo);
         let from = authority.primary;
         let (own, other) = if from == Store::Mongo { (mongo, postgres) } else { (postgres, mongo) };
         let next = own.epoch.max(other.epoch) + 1;
@@ -131,37 +146,42 @@ impl Switch {
         if self.has(Guard::CloseFirst) { Step::Close } else { after_closing(from) }
     }
 
-    fn close(&self, state: &mut State, plan: Plan) -> Option<Step> {
+    /// Rule 13; whether it did.
+    fn close(&self, state: &mut State, plan: Plan) -> bool {
         let fence = state.fence(plan.from);
         let is_meant = fence.epoch == plan.epoch || !self.has(Guard::ClosingNamesTheEpoch);
-        if !fence.is_open || !is_meant {
-            return None;
+        let closes = fence.is_open && is_meant;
+        if closes {
+            state.set_fence(plan.from, Fence { is_open: false, ..fence });
         }
-        state.set_fence(plan.from, Fence { is_open: false, ..fence });
-        Some(after_closing(plan.from))
+        closes
     }
 
     /// Rule 12; that the fence is still closed stands in the same document.
-    fn wait(&self, state: &State, plan: Plan) -> Option<Option<Step>> {
+    fn wait(&self, state: &State, plan: Plan) -> Option<Operator> {
         let fence = state.mongo.fence;
         let is_closed = !fence.is_open && fence.epoch == plan.epoch;
         if !is_closed && self.has(Guard::CloseFirst) {
-            return Some(None);
+            return Some(Operator::Starting(Command::Resume));
         }
         let is_silent = |lease| matches!(lease, Lease::Missing | Lease::RunOut(_));
         let is_quiet = state.processes.iter().all(|process| process.has_acknowledged || is_silent(process.lease));
         let is_over = is_quiet || !self.has(Guard::WaitForAcknowledgements);
-        is_over.then_some(Some(Step::Drain(state.mongo.clock)))
+        is_over.then_some(Operator::At(Step::Drain(state.mongo.clock), plan))
     }
 
-    fn drained(&self, state: &State, plan: Plan, until: u8) -> Option<Option<Step>> {
+    fn drained(&self, state: &State, plan: Plan, until: u8) -> Option<Operator> {
         let is_level = match plan.from {
             Store::Mongo => state.mongo.log.first().is_none_or(|entry| entry.clock > until),
             Store::Postgres => state.postgres.outbox.is_none(),
         };
         let is_over = is_level || !self.has(Guard::DrainFirst);
         let moves_on = plan.from == Store::Postgres && self.has(Guard::StreamMovesOn);
-        is_over.then_some(Some(if moves_on { Step::MoveOn } else { Step::Commit }))
+        if !is_over {
+            // Rule 19: it may wait for what comes no more.
+            return (!is_as_planned(state, plan)).then_some(Operator::Starting(Command::Resume));
+        }
+        Some(Operator::At(if moves_on { Step::MoveOn } else { Step::Commit }, plan))
     }
 
     /// Rule 14: past the drain's own writes; a write of another's that nobody has noticed sends the operator back.
@@ -199,14 +219,24 @@ impl Switch {
         is_as_seen
     }
 
-    fn reopen(&self, state: &mut State, plan: Plan) -> Option<Step> {
+    fn reopen(&self, state: &mut State, plan: Plan) {
         let fence = state.fence(plan.from);
         if fence.epoch == plan.epoch {
             let epoch = if self.has(Guard::AbortRaisesTheEpoch) { plan.next } else { plan.epoch };
             state.set_fence(plan.from, Fence { is_open: true, epoch, primary: plan.from });
         }
-        None
     }
+}
+
+/// The fence of the higher epoch says who is the primary.
+fn authority(postgres: Fence, mongo: Fence) -> Fence {
+    if postgres.epoch > mongo.epoch { postgres } else { mongo }
+}
+
+/// Whether both fences are as the plan went by.
+fn is_as_planned(state: &State, plan: Plan) -> bool {
+    let is_closed_at = |store, epoch| !state.fence(store).is_open && state.fence(store).epoch == epoch;
+    is_closed_at(plan.from, plan.epoch) && is_closed_at(plan.from.other(), plan.other)
 }
 
 /// PostgreSQL's fence is exact: once it is closed there is nothing to wait for.
@@ -219,7 +249,7 @@ fn after_closing(from: Store) -> Step {
 
 /// Flips and aborts are counted; but whoever finds both stores closed and nobody about it may always go to work.
 fn pay(state: &mut State, command: Command) -> Option<()> {
-    let is_stuck = state.is_without_operator() && state.open_fences() == 0;
+    let is_stuck = state.open_fences() == 0;
     let budget = match command {
         Command::Flip(from) if !state.fence(from).is_open => return None,
         Command::Flip(Store::Mongo) => &mut state.budget.flips,

@@ -11,6 +11,7 @@ pub const EQUAL: &str = "at rest both stores are equal";
 pub const FROM_PRIMARY: &str = "no store acknowledges a write while the other one is open";
 pub const FORWARD: &str = "no store goes back behind an acknowledged write";
 pub const LEFT_OPEN: &str = "operators that end leave a store open";
+pub const RESCUED: &str = "an abort comes to a store that is open, whoever is paused";
 pub const NO_DEAD_END: &str = "from everywhere it goes on to rest";
 
 pub fn all() -> Vec<Property<Switch>> {
@@ -22,10 +23,11 @@ pub fn all() -> Vec<Property<Switch>> {
         // An abort raises the epoch, and what the mirror brings then of before may be older than what is there.
         Property::always(FORWARD, |switch: &Switch, state: &State| switch.budget.aborts > 0 || !state.faults.went_back),
         Property::always(LEFT_OPEN, leaves_one_open),
+        Property::always(RESCUED, |switch: &Switch, state: &State| state.open_fences() > 0 || switch.is_rescued(state)),
         Property::always(NO_DEAD_END, |switch, state| is_at_rest(state) || goes_on(switch, state)),
     ];
     properties.extend([
-        Property::sometimes("rest", |_, state: &State| is_at_rest(state) && state.acknowledged != 0),
+        Property::sometimes("rest", |_, state: &State| is_at_rest(state) && state.mongo.fence.epoch > 0),
         Property::sometimes("a flip completes", |_, state: &State| state.postgres.fence.is_open),
     ]);
     properties
@@ -77,7 +79,7 @@ fn has_all(state: &State) -> bool {
 
 fn leaves_one_open(switch: &Switch, state: &State) -> bool {
     let has_died = state.budget.deaths < switch.budget.deaths;
-    has_died || !state.is_without_operator() || state.open_fences() == 1
+    has_died || !state.is_without_operator() || state.open_fences() > 0
 }
 
 /// Whether something can still be done that cannot be done without end.

@@ -62,7 +62,7 @@ pub struct Log {
 }
 
 impl Log {
-    const ROOM: usize = 6;
+    const ROOM: usize = 8;
 
     pub fn first(&self) -> Option<Entry> {
         self.entries[0]
@@ -201,7 +201,7 @@ pub struct State {
     pub convergence: Option<Image>,
     pub mirror: Option<Batch>,
     pub drain: Option<Carry>,
-    pub operators: [Option<Operator>; 2],
+    pub operators: [Option<Operator>; 3],
     pub acknowledged: Writes,
     pub faults: Faults,
     pub budget: Budget,
@@ -225,7 +225,7 @@ impl State {
             convergence: None,
             mirror: None,
             drain: None,
-            operators: [None; 2],
+            operators: [None; 3],
             acknowledged: 0,
             faults: Faults::default(),
             budget,
@@ -262,7 +262,7 @@ impl State {
     }
 
     pub fn is_without_operator(&self) -> bool {
-        self.operators == [None; 2]
+        self.operators == [None; 3]
     }
 
     pub fn open_fences(&self) -> usize {

@@ -115,6 +115,10 @@ impl Model for Switch {
         self.follow(state, action)
     }
 
+    fn within_boundary(&self, state: &State) -> bool {
+        state.mongo.clock < 8
+    }
+
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = property::all();
         properties.extend(property::happenings(self));

@@ -1,7 +1,7 @@
 //! The processes of the application: they write to the primary, and hold leases for MongoDB.
 
 use crate::guard::Guard;
-use crate::state::{Author, Flight, Image, Late, Lease, Process, Stamp, State};
+use crate::state::{Author, Flight, Image, Late, Lease, Process, Stamp, State, Writes};
 use crate::switch::Switch;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,10 +15,10 @@ pub enum Deed {
     AnswerAndConverge,
     Crash,
     WriteToPostgres,
-    /// Without the guard of rule 7: looks at the fence, and writes at some later time.
+    /// Without the guard of rule 6: looks at the fence, and writes at some later time.
     SendToPostgres,
     ArriveAtPostgres,
-    /// Without the guard of rule 8: the second transaction never comes.
+    /// Without the guard of rule 7: the second transaction never comes.
     WriteWithoutOutbox,
 }
 
@@ -106,7 +106,7 @@ impl Switch {
     }
 }
 
-fn take_intended(process: &mut Process) -> Option<u8> {
+fn take_intended(process: &mut Process) -> Option<Writes> {
     if process.flight.is_some() || process.intended == 0 {
         return None;
     }
@@ -115,10 +115,14 @@ fn take_intended(process: &mut Process) -> Option<u8> {
     Some(write)
 }
 
-/// Rule 4: MongoDB takes it if the document is as it was read, and asks for no fence.
+/// Rule 4. While PostgreSQL is open, a write may reach MongoDB whose guard says less than the whole document.
+pub fn is_taken(state: &State, base: Writes) -> bool {
+    state.mongo.writes == base || state.postgres.fence.is_open
+}
+
 fn arrive(state: &mut State, index: usize) -> Option<()> {
     let Some(Flight::Sent { write, base, epoch }) = state.processes[index].flight else { return None };
-    state.processes[index].flight = (state.mongo.writes == base).then(|| {
+    state.processes[index].flight = is_taken(state, base).then(|| {
         state.mongo.put(base | write, Author::Process);
         let stamp = Stamp { epoch, clock: state.mongo.clock };
         let image = Image { writes: state.mongo.writes, stamp };
@@ -155,7 +159,7 @@ fn crash(state: &mut State, index: usize) -> Option<()> {
     Some(())
 }
 
-/// Rules 7 and 8: one transaction, so that one step is all there is to see of it.
+/// Rules 6 and 7: one transaction, so that one step is all there is to see of it.
 fn write_to_postgres(state: &mut State, index: usize) -> Option<()> {
     let fence = state.postgres.fence;
     if !fence.is_open {
