@@ -79,7 +79,7 @@ impl Switch {
         Some(next)
     }
 
-    /// Rule 11: a write in MongoDB that is not the drain's own gives the row a new stamp, and so goes from MongoDB.
+    /// Rule 12: a write in MongoDB that is not the drain's own gives the row a new stamp, and so goes from MongoDB.
     fn notice(&self, state: &mut State) -> Option<()> {
         let entry = state.mongo.log.first()?;
         state.mongo.log.move_past(entry.clock);
@@ -105,7 +105,7 @@ impl Switch {
         Some(Batch { entry, epoch: state.mongo.fence.epoch })
     }
 
-    /// Rule 9: looked at in the transaction that writes the rows.
+    /// Rule 10: looked at in the transaction that writes the rows.
     fn is_of_its_direction(&self, state: &State, batch: Batch) -> bool {
         let fence = state.postgres.fence;
         !self.has(Guard::MirrorLooksAtTheFence) || (!fence.is_open && fence.epoch <= batch.epoch)
@@ -130,8 +130,8 @@ impl Switch {
 
     fn bring_key(&self, state: &mut State, image: Image) {
         let drained = state.mongo.drained;
-        let gives_way = if self.has(Guard::ARepairHasANewStamp) { drained < image.stamp } else { drained <= image.stamp };
-        if gives_way || !self.has(Guard::StampInMongo) {
+        let is_same = drained == image.stamp && !self.has(Guard::AnEqualStampStays);
+        if drained < image.stamp || is_same || !self.has(Guard::StampInMongo) {
             state.faults.went_back |= state.mongo.writes & state.acknowledged & !image.writes != 0;
             state.mongo.put(image.writes, Author::Drain);
             state.mongo.drained = image.stamp;

@@ -108,7 +108,7 @@ impl Switch {
             Step::Wait => Some(self.wait(state, plan)?),
             Step::Drain(until) => Some(self.drained(state, plan, until)?),
             Step::MoveOn => goes_to(self.move_on(state)),
-            Step::Commit if self.commit(state, plan) => None,
+            Step::Commit if self.commit(state, plan) || !self.has(Guard::BeginsAnew) => None,
             Step::Commit => Some(Operator::Starting(Command::Resume)),
             Step::Refuse if self.refuse(state, plan) => goes_to(Step::Reopen),
             Step::Refuse => Some(Operator::Starting(Command::Abort(plan.from))),
@@ -119,6 +119,7 @@ impl Switch {
         })
     }
 
+    /// Rule 13.
     fn decide(&self, command: Command, postgres: Fence, mongo: Fence) -> Option<Operator> {
         let authority = authority(postgres, mongo);
         let from = authority.primary;
@@ -146,18 +147,19 @@ impl Switch {
         if self.has(Guard::CloseFirst) { Step::Close } else { after_closing(from) }
     }
 
-    /// Rule 13; whether it did.
+    /// Rule 14; whether it did.
     fn close(&self, state: &mut State, plan: Plan) -> bool {
         let fence = state.fence(plan.from);
         let is_meant = fence.epoch == plan.epoch || !self.has(Guard::ClosingNamesTheEpoch);
         let closes = fence.is_open && is_meant;
         if closes {
+            state.faults.closed_unseen |= fence.epoch != plan.epoch;
             state.set_fence(plan.from, Fence { is_open: false, ..fence });
         }
         closes
     }
 
-    /// Rule 12; that the fence is still closed stands in the same document.
+    /// Rule 15; that the fence is still closed stands in the same document.
     fn wait(&self, state: &State, plan: Plan) -> Option<Operator> {
         let fence = state.mongo.fence;
         let is_closed = !fence.is_open && fence.epoch == plan.epoch;
@@ -170,6 +172,7 @@ impl Switch {
         is_over.then_some(Operator::At(Step::Drain(state.mongo.clock), plan))
     }
 
+    /// Rule 16.
     fn drained(&self, state: &State, plan: Plan, until: u8) -> Option<Operator> {
         let is_level = match plan.from {
             Store::Mongo => state.mongo.log.first().is_none_or(|entry| entry.clock > until),
@@ -178,16 +181,17 @@ impl Switch {
         let is_over = is_level || !self.has(Guard::DrainFirst);
         let moves_on = plan.from == Store::Postgres && self.has(Guard::StreamMovesOn);
         if !is_over {
-            // Rule 19: it may wait for what comes no more.
-            return (!is_as_planned(state, plan)).then_some(Operator::Starting(Command::Resume));
+            // It may wait for what comes no more.
+            let is_overtaken = !is_as_planned(state, plan) && self.has(Guard::BeginsAnew);
+            return is_overtaken.then_some(Operator::Starting(Command::Resume));
         }
         Some(Operator::At(if moves_on { Step::MoveOn } else { Step::Commit }, plan))
     }
 
-    /// Rule 14: past the drain's own writes; a write of another's that nobody has noticed sends the operator back.
+    /// Rule 17: past the drain's own writes; a write of another's that nobody has noticed sends the operator back.
     fn move_on(&self, state: &mut State) -> Step {
         while let Some(entry) = state.mongo.log.first() {
-            if entry.author != Author::Drain && self.has(Guard::StreamStopsAtStray) {
+            if entry.author != Author::Drain && self.has(Guard::StreamStopsAtAStray) {
                 return self.refusal();
             }
             state.mongo.log.move_past(entry.clock);
@@ -195,7 +199,7 @@ impl Switch {
         Step::Commit
     }
 
-    /// Rule 15; whether it did.
+    /// Rule 18; whether it did.
     fn commit(&self, state: &mut State, plan: Plan) -> bool {
         let target = plan.from.other();
         let fence = state.fence(target);
@@ -208,7 +212,7 @@ impl Switch {
         opens
     }
 
-    /// Rule 16: takes the opening away from whoever is still about it; whether it did.
+    /// Rule 19: takes the opening away from whoever is still about it; whether it did.
     fn refuse(&self, state: &mut State, plan: Plan) -> bool {
         let target = plan.from.other();
         let fence = state.fence(target);
@@ -219,6 +223,7 @@ impl Switch {
         is_as_seen
     }
 
+    /// Rule 19, the rest of it.
     fn reopen(&self, state: &mut State, plan: Plan) {
         let fence = state.fence(plan.from);
         if fence.epoch == plan.epoch {

@@ -62,7 +62,7 @@ pub struct Log {
 }
 
 impl Log {
-    const ROOM: usize = 8;
+    pub const ROOM: usize = 8;
 
     pub fn first(&self) -> Option<Entry> {
         self.entries[0]
@@ -178,6 +178,8 @@ pub struct Faults {
     pub from_secondary: bool,
     /// A store lost sight of an acknowledged write that it had.
     pub went_back: bool,
+    /// A fence was closed at an epoch that its operator had not seen.
+    pub closed_unseen: bool,
 }
 
 /// How often what may happen at any time may still happen.
@@ -215,8 +217,7 @@ impl State {
         let mongo = Mongo { fence, writes: 0, drained: stamp, clock: 0, log };
         let fence = Fence { is_open: false, ..fence };
         let postgres = Postgres { fence, writes: 0, stamp, clock: 0, outbox: None };
-        let process =
-            |intended| Process { lease: Lease::Missing, has_acknowledged: false, flight: None, intended };
+        let process = |intended| Process { lease: Lease::Missing, has_acknowledged: false, flight: None, intended };
         Self {
             mongo,
             postgres,

@@ -15,10 +15,10 @@ pub enum Deed {
     AnswerAndConverge,
     Crash,
     WriteToPostgres,
-    /// Without the guard of rule 6: looks at the fence, and writes at some later time.
+    /// Without the guard of rule 7: looks at the fence, and writes at some later time.
     SendToPostgres,
     ArriveAtPostgres,
-    /// Without the guard of rule 7: the second transaction never comes.
+    /// Without the guard of rule 8: the second transaction never comes.
     WriteWithoutOutbox,
 }
 
@@ -159,7 +159,7 @@ fn crash(state: &mut State, index: usize) -> Option<()> {
     Some(())
 }
 
-/// Rules 6 and 7: one transaction, so that one step is all there is to see of it.
+/// Rules 7 and 8: one transaction, so that one step is all there is to see of it.
 fn write_to_postgres(state: &mut State, index: usize) -> Option<()> {
     let fence = state.postgres.fence;
     if !fence.is_open {
