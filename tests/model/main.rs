@@ -45,6 +45,8 @@
 //! What is left out: an answer that gets lost makes less acknowledged and changes nothing else, so a write to P has no such
 //! step; a process that no longer waits for a write is one that has died; deletions are in `tests/it/convergence`.
 
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a test fails by a panic and speaks by printing")]
+
 mod configuration;
 mod explored;
 mod guard;

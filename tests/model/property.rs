@@ -29,7 +29,7 @@ pub fn all() -> Vec<Property<Switch>> {
         Property::always(NO_DEAD_END, |switch, state| is_at_rest(state) || goes_on(switch, state)),
     ];
     properties.extend([
-        Property::sometimes("rest", |_, state: &State| is_at_rest(state) && state.mongo.fence.epoch > 0),
+        Property::sometimes("rest", |_, state: &State| is_at_rest(state) && state.fence(Store::Postgres).epoch > 0),
         Property::sometimes("a flip completes", |_, state: &State| state.postgres.fence.is_open),
     ]);
     properties
