@@ -94,7 +94,7 @@ impl Switch {
         next.open_fences() == 1
     }
 
-    /// What becomes of the operator by its next step; nothing, if it has to wait.
+    /// What becomes of the operator by its next step, if it has one: without a plan any more it ends.
     fn advance(&self, state: &mut State, operator: Operator) -> Option<Option<Operator>> {
         let (step, plan) = match operator {
             Operator::Starting(command) => return Some(Some(Operator::Looking(command, state.postgres.fence))),
@@ -252,14 +252,14 @@ fn after_closing(from: Store) -> Step {
     }
 }
 
-/// Flips and aborts are counted; but whoever finds both stores closed and nobody about it may always go to work.
+/// Flips and aborts are counted; but whoever finds both stores closed may always go to work.
 fn pay(state: &mut State, command: Command) -> Option<()> {
-    let is_stuck = state.open_fences() == 0;
+    let is_between = state.open_fences() == 0;
     let budget = match command {
         Command::Flip(from) if !state.fence(from).is_open => return None,
         Command::Flip(Store::Mongo) => &mut state.budget.flips,
         Command::Flip(Store::Postgres) => &mut state.budget.rollbacks,
-        Command::Abort(_) | Command::Resume if is_stuck => return Some(()),
+        Command::Abort(_) | Command::Resume if is_between => return Some(()),
         Command::Resume => return None,
         Command::Abort(_) if state.is_without_operator() => return None,
         Command::Abort(_) => &mut state.budget.aborts,
