@@ -175,7 +175,9 @@ impl From<SwitchError> for Failure {
                 "end these processes, or turn with --leave-behind; the phase is as it was".to_owned()
             }
             SwitchError::Late { .. } => "see that `bridge mirror` runs; the phase is as it was".to_owned(),
-            SwitchError::Expired | SwitchError::Moved { .. } => "look at the phase, then try again".to_owned(),
+            SwitchError::Expired | SwitchError::Aborted { .. } | SwitchError::Moved { .. } => {
+                "look at the phase, then try again".to_owned()
+            }
             SwitchError::NoneUnderWay => "`bridge switch PHASE` begins one".to_owned(),
             _ => "put the cause right, then run the command again".to_owned(),
         };

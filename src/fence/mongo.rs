@@ -87,10 +87,17 @@ impl MongoFence {
         self.write(doc! { "_id": ID, "open": true }, update, "renew the lease in MongoDB's fence").await
     }
 
-    /// Takes a process out of the list: it acknowledges that it makes no write any more.
+    /// Takes a process out of the list, which acknowledges that it makes no write behind the fence that is closed at `epoch`
+    /// (rule 6 of `tests/model`). It names the epoch: one that arrives late, when the fence is open again and the process
+    /// writes, must not take it out.
+    pub async fn acknowledge(&self, id: Uuid, epoch: i32) -> Result<(), FenceError> {
+        let closed = doc! { "_id": ID, "open": false, "epoch": epoch };
+        self.write(closed, without(id), "acknowledge that MongoDB's fence is closed").await.map(|_| ())
+    }
+
+    /// Takes a process out of the list that never writes again.
     pub async fn leave(&self, id: Uuid) -> Result<(), FenceError> {
-        let update = vec![doc! { "$unset": format!("instances.{id}") }, doc! { "$set": { "now": "$$NOW" } }];
-        self.write(doc! { "_id": ID }, update, "leave MongoDB's fence").await.map(|_| ())
+        self.write(doc! { "_id": ID }, without(id), "leave MongoDB's fence").await.map(|_| ())
     }
 
     /// Changes the fence from `expected` to `new`; nothing when it is another by now.
@@ -114,6 +121,10 @@ impl MongoFence {
         let written = bounded(attempted, async { written.await.map_err(failed(attempted)) }).await?;
         written.map(|document| view(&document)).transpose()
     }
+}
+
+fn without(id: Uuid) -> Vec<Document> {
+    vec![doc! { "$unset": format!("instances.{id}") }, doc! { "$set": { "now": "$$NOW" } }]
 }
 
 fn failed(attempted: &'static str) -> impl FnOnce(Error) -> FenceError {

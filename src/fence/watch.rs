@@ -131,7 +131,7 @@ impl Watch {
         if opened.is_none() && self.at == backend {
             self.gate.close();
             self.gate.idle().await;
-            self.leave_mongo().await?;
+            self.acknowledge().await?;
         }
         Ok(opened)
     }
@@ -161,18 +161,22 @@ impl Watch {
         Ok(open.then_some(POSTGRES_LOOK))
     }
 
-    async fn leave_mongo(&mut self) -> Result<(), FenceError> {
-        if let (Some(mongo), true) = (&self.fences.mongo, self.is_listed) {
-            mongo.leave(self.id).await?;
+    /// No write is under way: whoever closes MongoDB's fence need not wait for this process.
+    async fn acknowledge(&mut self) -> Result<(), FenceError> {
+        let Some(mongo) = self.fences.mongo.as_ref().filter(|_| self.is_listed) else { return Ok(()) };
+        if let Some(view) = mongo.look().await?.filter(|view| !view.fence.open) {
+            mongo.acknowledge(self.id, view.fence.epoch).await?;
             self.is_listed = false;
         }
         Ok(())
     }
 
     /// Whether it succeeds does not matter: a lease ends by itself.
-    async fn leave(mut self) {
+    async fn leave(self) {
         let left = async {
-            self.leave_mongo().await?;
+            if let Some(mongo) = self.fences.mongo.as_ref().filter(|_| self.is_listed) {
+                mongo.leave(self.id).await?;
+            }
             match &self.fences.postgres {
                 Some(postgres) => postgres.leave(self.id).await,
                 None => Ok(()),

@@ -77,8 +77,8 @@ impl Permit {
     ///
     /// # Errors
     /// [`SwitchError::Expired`].
-    pub(super) fn used(self, epoch: i32) -> Result<(Transition, Vec<Condition>), SwitchError> {
-        let is_good = self.epoch == epoch && Instant::now() < self.until;
+    pub(super) fn used(self, epoch_of: impl Fn(Phase) -> i32) -> Result<(Transition, Vec<Condition>), SwitchError> {
+        let is_good = self.epoch == epoch_of(self.transition.from) && Instant::now() < self.until;
         if is_good { Ok((self.transition, self.conditions)) } else { Err(SwitchError::Expired) }
     }
 }
@@ -205,10 +205,10 @@ mod tests {
         assert!(permit(transition, 1, vec![]).is_err());
         assert!(permit(transition, 1, vec![condition(true), condition(false)]).is_err());
         let permit = || permit(transition, 1, vec![condition(true)]).unwrap();
-        assert!(permit().used(1).is_ok());
-        assert!(permit().used(2).is_err());
+        assert!(permit().used(|_| 1).is_ok());
+        assert!(permit().used(|_| 2).is_err());
         let old = permit();
         tokio::time::advance(VALID).await;
-        assert!(old.used(1).is_err());
+        assert!(old.used(|_| 1).is_err());
     }
 }

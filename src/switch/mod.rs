@@ -1,14 +1,9 @@
 //! The switch (design 11): makes another store the primary, under load, without losing a write.
 //!
 //! A flip closes the fence of the old primary, waits until no write can commit behind it, brings the new primary level with
-//! the last one, and opens the new primary's fence: that is the commit point. Invariants, which `tests/model` checks:
-//!
-//! 1. A fence changes only from the state in which it was seen, its epoch included, and no epoch comes twice: whoever was
-//!    paused on the way finds the fence changed, whatever the others have done meanwhile.
-//! 2. The way back raises the epoch of the fence that was to be opened before it opens the other one again: so the opening
-//!    of a flip that was given up, if it is still to come, fails.
-//! 3. Who is at the switch is noted with a lease, so that two operators do not get in each other's way; nothing depends on
-//!    it.
+//! the last one, and opens the new primary's fence: that is the commit point. The rules are those of `tests/model`, whose
+//! numbers stand at the steps. Nothing depends on who is noted to be at the switch: operators who exclude each other save
+//! themselves work, and no more than that.
 
 pub mod gate;
 mod record;
@@ -73,6 +68,12 @@ pub enum SwitchError {
         /// To which phase.
         to: Phase,
     },
+    /// It could only be undone: its abort was half way.
+    #[error("the switch had been aborted; the phase is {phase} again")]
+    Aborted {
+        /// The phase.
+        phase: Phase,
+    },
     /// Somebody else has changed a fence meanwhile.
     #[error("the fence of {backend} was changed by somebody else")]
     Moved {
@@ -93,8 +94,8 @@ pub enum SwitchError {
         /// How long it was waited for.
         waited: Duration,
     },
-    /// Neither store is the primary, or both tell of another phase.
-    #[error("no store is the primary: a switch has ended half way")]
+    /// No store takes writes.
+    #[error("no store takes writes: a switch has ended half way")]
     Half,
     /// A fence failed.
     #[error(transparent)]
@@ -158,6 +159,26 @@ pub struct Fences {
     pub postgres: Fence,
 }
 
+/// What the fences say together (rule 13). The one of the higher epoch names the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The primary of this phase is open.
+    Open(Phase),
+    /// The primary of this phase is closed: a switch is half way.
+    Closed(Phase),
+    /// An abort is half way: the primary of this phase is to be opened again, at this epoch, and nothing else.
+    Reopening(Phase, i32),
+}
+
+impl Standing {
+    /// The phase whose primary answers, or did so last.
+    pub fn phase(self) -> Phase {
+        match self {
+            Self::Open(phase) | Self::Closed(phase) | Self::Reopening(phase, _) => phase,
+        }
+    }
+}
+
 impl Fences {
     fn of(&self, backend: Backend) -> Fence {
         match backend {
@@ -166,13 +187,17 @@ impl Fences {
         }
     }
 
-    /// The one that is open.
-    pub fn open(&self) -> Option<Fence> {
-        [self.mongo, self.postgres].into_iter().find(|fence| fence.open)
-    }
-
-    fn epoch(&self) -> i32 {
-        self.mongo.epoch.max(self.postgres.epoch)
+    /// What they say together.
+    pub fn standing(&self) -> Standing {
+        let (mongo, postgres) = (self.mongo, self.postgres);
+        // Of two of one epoch either names the same primary; the open one knows the phase better.
+        let newer = if (postgres.epoch, postgres.open) > (mongo.epoch, mongo.open) { postgres } else { mongo };
+        let primary = self.of(newer.phase.primary());
+        match primary {
+            Fence { epoch, .. } if epoch < newer.epoch => Standing::Reopening(newer.phase, newer.epoch),
+            Fence { open: true, phase, .. } => Standing::Open(phase),
+            Fence { open: false, phase, .. } => Standing::Closed(phase),
+        }
     }
 }
 
@@ -210,23 +235,23 @@ impl Switch {
 
     /// What must be so for `to` to follow, and whether it is.
     pub async fn examine(&self, to: Phase) -> Result<(Transition, Vec<Condition>)> {
-        let from = self.fences().await?.open().ok_or(SwitchError::Half)?.phase;
+        let Standing::Open(from) = self.fences().await?.standing() else { return Err(SwitchError::Half) };
         let transition = Transition::new(from, to)?;
         Ok((transition, gate::examine(transition, self.target.pool()).await?))
     }
 
     /// The permit to turn to `to` now.
     pub async fn permit(&self, to: Phase) -> Result<Permit> {
-        let epoch = self.fences().await?.epoch();
+        let fences = self.fences().await?;
         let (transition, conditions) = self.examine(to).await?;
-        gate::permit(transition, epoch, conditions)
+        gate::permit(transition, fences.of(transition.from.primary()).epoch, conditions)
     }
 
     /// Turns to the phase of `permit`. Until the new primary is open, a failure undoes what was done. Dropping the future
     /// leaves the switch half way, to be resumed or aborted.
     pub async fn make(&self, permit: Permit, options: Options, told: &mut impl FnMut(Step)) -> Result<Made> {
         let fences = self.fences().await?;
-        let (transition, conditions) = permit.used(fences.epoch())?;
+        let (transition, conditions) = permit.used(|from| fences.of(from.primary()).epoch)?;
         self.record.take(transition).await?;
         let made = if transition.turns() {
             self.flip(fences, transition, options, told).await
@@ -252,9 +277,14 @@ impl Switch {
     pub async fn resume(&self, options: Options, told: &mut impl FnMut(Step)) -> Result<Made> {
         let transition = self.record.take_over().await?;
         let fences = self.fences().await?;
-        let made = match fences.open() {
-            Some(open) if open.phase == transition.to => {
-                Made { phase: open.phase, epoch: open.epoch, pause: Duration::ZERO }
+        let made = match fences.standing() {
+            Standing::Open(phase) if phase == transition.to => {
+                Made { phase, epoch: fences.of(phase.primary()).epoch, pause: Duration::ZERO }
+            }
+            Standing::Reopening(..) => {
+                self.back(transition).await?;
+                self.record.end().await?;
+                return Err(SwitchError::Aborted { phase: transition.from });
             }
             _ if transition.turns() => self.flip(fences, transition, options, told).await?,
             _ => self.relabel(fences, transition).await?,
@@ -285,26 +315,28 @@ impl Switch {
         told: &mut impl FnMut(Step),
     ) -> Result<Made> {
         let (old, new) = (transition.from.primary(), transition.to.primary());
-        let epoch = fences.epoch() + 1;
+        let seen = fences.of(old);
+        let closed = Fence { open: false, ..seen };
         let begun = Instant::now();
         let mut timed = Timed { since: begun, told };
-        if fences.of(old).open {
+        if seen.open {
             self.record.step("close the old primary").await?;
-            let open = fences.of(old);
-            self.change(old, open, Fence { open: false, ..open }).await?;
+            fail::fail_point!("switch::before-close");
+            self.change(old, seen, closed).await?; // rule 14
             timed.done("closed the old primary");
         }
         if old == Backend::Mongo {
             self.record.step("wait for the application's processes").await?;
-            self.until_acknowledged(options).await?;
+            self.until_acknowledged(closed, options).await?; // rule 15
             timed.done("no process writes any more");
         }
         self.record.step("bring the new primary level").await?;
-        self.until_level(new, options.level_wait).await?;
+        self.until_level(new, options.level_wait).await?; // rules 16 and 17
         timed.done("the new primary is level");
         self.record.step("open the new primary").await?;
         fail::fail_point!("switch::before-open");
-        self.change(new, fences.of(new), Fence { phase: transition.to, epoch, open: true }).await?;
+        let epoch = seen.epoch + 1;
+        self.change(new, fences.of(new), Fence { phase: transition.to, epoch, open: true }).await?; // rule 18
         timed.done("opened the new primary");
         Ok(Made { phase: transition.to, epoch, pause: begun.elapsed() })
     }
@@ -315,28 +347,35 @@ impl Switch {
         fail::fail_point!("switch::before-finish");
         let backend = made.phase.primary().other();
         let closed = self.fences().await?.of(backend);
-        let told = Fence { phase: made.phase, epoch: made.epoch, open: false };
-        if closed != told && !closed.open {
-            self.change(backend, closed, told).await?;
+        let same = Fence { phase: made.phase, epoch: made.epoch, open: false };
+        if closed != same && !closed.open {
+            self.change(backend, closed, same).await?;
         }
         self.record.made(&made, conditions).await?;
         timed.done("told the other store");
         Ok(made)
     }
 
-    /// Opens the old primary again, if the new one is not open.
+    /// Opens the old primary again, unless the new one is open (rule 19). Where the primary stays, there is nothing to undo.
     async fn back(&self, transition: Transition) -> Result<()> {
         let fences = self.fences().await?;
-        match fences.open() {
-            Some(open) if open.phase == transition.to => return Err(SwitchError::Made { to: open.phase }),
-            Some(_) => return Ok(()),
-            None => {}
+        if !transition.turns() {
+            return Ok(());
         }
         let (old, new) = (transition.from.primary(), transition.to.primary());
-        let again = Fence { phase: transition.from, epoch: fences.epoch() + 2, open: true };
-        // First: an opening that is still to come must not succeed beside the other one.
-        self.change(new, fences.of(new), Fence { open: false, ..again }).await?;
-        self.change(old, fences.of(old), again).await
+        let epoch = match fences.standing() {
+            Standing::Open(phase) if phase == transition.to => return Err(SwitchError::Made { to: phase }),
+            Standing::Reopening(_, epoch) => epoch,
+            Standing::Open(_) | Standing::Closed(_) => {
+                let epoch = fences.of(old).epoch + 1;
+                // First: an opening that is still to come finds another fence, and fails.
+                self.change(new, fences.of(new), Fence { phase: transition.from, epoch, open: false }).await?;
+                fail::fail_point!("switch::before-reopen");
+                epoch
+            }
+        };
+        // Also when it is open: a closing that is still to come finds another fence, and fails.
+        self.change(old, fences.of(old), Fence { phase: transition.from, epoch, open: true }).await
     }
 
     async fn change(&self, backend: Backend, expected: Fence, new: Fence) -> Result<()> {
@@ -349,9 +388,12 @@ impl Switch {
 
     /// Waits until every process has left the list, or cannot write any more since its lease has run out, and the longest
     /// operation with it.
-    async fn until_acknowledged(&self, options: Options) -> Result<()> {
+    async fn until_acknowledged(&self, closed: Fence, options: Options) -> Result<()> {
         loop {
             let view = self.mongo.look().await?.ok_or(FenceError::Missing { backend: Backend::Mongo })?;
+            if view.fence != closed {
+                return Err(SwitchError::Moved { backend: Backend::Mongo });
+            }
             let (over, waiting): (Vec<Instance>, Vec<Instance>) = view
                 .instances
                 .into_values()

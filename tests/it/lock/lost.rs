@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bson::{Document, doc};
 use scheduler_bridge::embedded::Stop;
 use scheduler_bridge::lock::{Held, LockError, Locks};
 use tokio::time::timeout;
@@ -115,5 +116,59 @@ async fn a_server_that_is_restarted_never_has_two_holders() {
             assert!(new.token() > old.token(), "{name}");
             assert!(is_conflict(&guarded_write(&store, "acme:a", old.token(), "late").await), "{name}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_ends_takes_no_other_lock_of_the_process_with_it() {
+    let bed = Bed::new().await;
+    for (name, locks, store) in both(&bed).await {
+        let others = any::of(&store, &bed.postgres_url, &bed.database).await;
+        let short = locks.try_acquire(&key("a"), SHORT).await.expect("try").expect("a free lock");
+        let long = locks.try_acquire(&key("b"), LONG).await.expect("try").expect("a free lock");
+        timeout(SOON, short.lost()).await.expect("lost");
+        others.acquire(&key("a"), SOON, LONG).await.expect("it is free");
+        assert!(timeout(SHORT, long.lost()).await.is_err(), "{name}");
+        long.renew(LONG).await.expect("renew");
+        assert!(others.try_acquire(&key("b"), LONG).await.expect("try").is_none(), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_another_holders_by_now_is_neither_renewed_nor_let_go() {
+    let bed = Bed::new().await;
+    let (_, locks, _) = both(&bed).await.swap_remove(0);
+    let records = bed.database.collection::<Document>("locks");
+    let (renewed, released) = (key("a"), key("b"));
+    for id in [&renewed, &released] {
+        let held = locks.try_acquire(id, LONG).await.expect("try").expect("a free lock");
+        let of = doc! { "_id": id.id() };
+        let taken = doc! { "$set": { "owner": "another", "token": held.token() + 1 } };
+        records.update_one(of.clone(), taken).await.expect("take it over");
+        let before = records.find_one(of.clone()).await.expect("read");
+        if *id == renewed {
+            let refused = held.renew(LONG).await.err();
+            assert!(matches!(refused, Some(LockError::Lost { .. })), "{refused:?}");
+        } else {
+            held.release().await.expect("release");
+        }
+        assert_eq!(records.find_one(of).await.expect("read"), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_own_clock_ended_the_lease_does_not_come_back() {
+    let bed = Bed::new().await;
+    for (name, locks, _) in both(&bed).await {
+        let held = locks.try_acquire(&key("a"), SHORT).await.expect("try").expect("a free lock");
+        // The servers' clocks are late by an hour.
+        let records = bed.database.collection::<Document>("locks");
+        let hour = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 3_600_000);
+        records.update_many(doc! {}, doc! { "$set": { "expiresAt": hour } }).await.expect("set MongoDB's clock back");
+        let late = "update scheduler.locks set expires_at = expires_at + interval '1 hour'";
+        sqlx::query(late).execute(bed.pool()).await.expect("set PostgreSQL's clock back");
+        timeout(SOON, held.lost()).await.expect("lost");
+        let refused = held.renew(LONG).await.err();
+        assert!(matches!(refused, Some(LockError::Lost { .. })), "{name}: {refused:?}");
     }
 }
