@@ -10,8 +10,10 @@ use serde_json::json;
 
 use super::escape::escape;
 use super::{Context, Exit, Failure};
+use crate::fence::FenceError;
 use crate::lock::{LockError, Locks, MongoLocks, PostgresLocks};
-use crate::scheduler::Error;
+use crate::scheduler::connect::{Backends, ConnectError, Connected};
+use crate::scheduler::{Error, Scheduler};
 use crate::simulate::check::{Findings, check};
 use crate::simulate::journal::{self, JournalError, Journaled};
 use crate::simulate::{Options, Simulation};
@@ -31,6 +33,8 @@ pub(super) enum Place {
     Mongodb,
     /// The PostgreSQL database
     Postgresql,
+    /// Whichever the phase names, now and after every switch
+    Phase,
 }
 
 /// Arguments of `bridge simulate`.
@@ -79,9 +83,24 @@ pub(super) async fn run(args: SimulateArgs, context: &Context) -> Result<Exit, F
                 let (locks, task) = PostgresLocks::open(url).await.map_err(of_lock)?;
                 Ok(Opened::Postgres(PostgresStore::new(target.pool().clone()), locks, task))
             }
+            Place::Phase => {
+                let mongo = (context.settings.mongo_url()?.clone(), context.settings.mongo_database.clone());
+                let mut backends = Backends::new(Some(mongo), Some(context.settings.postgres_url()?.clone()));
+                backends.connections = args.planners + args.workers + 2;
+                // What an application's database has already: the indexes that serve its queries.
+                let source = context.source().await?;
+                let store = MongoStore::new(source.client().clone(), source.database().clone(), FIRST_EPOCH);
+                store.create_indexes().await.map_err(|error| of_store(args.store, error.into()))?;
+                Ok(Opened::Phase(Box::new(Scheduler::connect(&backends).await.map_err(of_connection)?)))
+            }
         }
     };
     match context.until_stopped(open).await? {
+        Opened::Phase(connected) => {
+            let done = with(&args, context, connected.store.clone(), connected.locks.clone()).await;
+            connected.close().await;
+            done
+        }
         Opened::Mongo(store, locks) => {
             let done = with(&args, context, store, locks.clone()).await;
             locks.close().await;
@@ -98,6 +117,7 @@ pub(super) async fn run(args: SimulateArgs, context: &Context) -> Result<Exit, F
 enum Opened {
     Mongo(MongoStore, MongoLocks),
     Postgres(PostgresStore, PostgresLocks, crate::lock::LockTask),
+    Phase(Box<Connected>),
 }
 
 async fn with<S: Store, L: Locks>(args: &SimulateArgs, context: &Context, store: S, locks: L) -> Result<Exit, Failure> {
@@ -187,10 +207,18 @@ fn told(findings: &Findings) -> String {
 
 fn of_store(place: Place, error: Error) -> Failure {
     let exit = match place {
-        Place::Mongodb => Exit::Source,
+        Place::Mongodb | Place::Phase => Exit::Source,
         Place::Postgresql => Exit::Target,
     };
     Failure::of(exit, &error)
+}
+
+fn of_connection(error: ConnectError) -> Failure {
+    match error {
+        ConnectError::Source(error) | ConnectError::Fence(FenceError::Source(error)) => error.into(),
+        ConnectError::Target(error) | ConnectError::Fence(FenceError::Target(error)) => error.into(),
+        error => Failure::of(Exit::Refused, &error),
+    }
 }
 
 fn of_lock(error: LockError) -> Failure {

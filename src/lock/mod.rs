@@ -4,6 +4,7 @@
 //! does; each holder's token is greater than that of every holder before it. A holder that does not know yet that it has
 //! lost the lock is stopped by the token, which its writes carry ([`crate::scheduler::fences`]).
 
+mod dual;
 mod mongo;
 mod postgres;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+pub use self::dual::{DualHeld, DualLocks};
 pub use self::mongo::{MongoHeld, MongoLocks};
 pub use self::postgres::{LockTask, PostgresHeld, PostgresLocks};
 use crate::entity::NAME_LIMIT;

@@ -118,6 +118,17 @@ impl MongoHeld {
         self.deadline.send_replace(None);
     }
 
+    /// Raises the token to that of another store, which is greater.
+    ///
+    /// # Errors
+    /// [`LockError::Lost`] when the lock is another's by now.
+    pub(super) async fn raise(&mut self, token: i64) -> Result<(), LockError> {
+        let mine = doc! { "_id": self.key.id(), "owner": &self.owner, "token": self.token };
+        let raised = self.locks.write(&self.key, mine, (doc! { "$set": { "token": token } }, false)).await?;
+        self.token = token;
+        raised.map(|_| ()).ok_or_else(|| LockError::Lost { key: self.key.clone() })
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.deadline.borrow().filter(|deadline| *deadline > Instant::now())
     }

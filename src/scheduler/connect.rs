@@ -10,6 +10,7 @@ use crate::fence::mongo::MongoFence;
 use crate::fence::postgres::PostgresFence;
 use crate::fence::watch::{Fences, Watcher};
 use crate::fence::{self, FenceError};
+use crate::lock::{DualLocks, LockTask, MongoLocks, PostgresLocks};
 use crate::phase::Backend;
 use crate::source::{Source, SourceError};
 use crate::store::dual::{DualStore, Parts, Protection};
@@ -71,17 +72,25 @@ pub enum ConnectError {
 pub struct Connected {
     /// The repositories.
     pub scheduler: Scheduler<DualStore>,
+    /// The locks beside them.
+    pub locks: DualLocks,
     /// The store below them.
     pub store: DualStore,
     watcher: Watcher,
+    lock_task: Option<LockTask>,
 }
 
 impl Connected {
     /// Ends the use: waits for what is under way, and takes the process out of the stores' lists. Dropping it instead is
     /// safe: the process is forgotten when its lease ends.
     pub async fn close(self) {
-        self.watcher.end().await;
-        self.store.close().await;
+        let Self { scheduler, locks, store, watcher, lock_task } = self;
+        watcher.end().await;
+        store.close().await;
+        locks.close().await;
+        drop((scheduler, locks));
+        // It ends with the last lock that is held, at the latest with its lease; nobody need wait for it.
+        drop(lock_task);
     }
 }
 
@@ -124,6 +133,9 @@ impl Scheduler<DualStore> {
         }
         let fences = Fences { mongo, postgres, lease: backends.lease, first: backends.phase_source };
         let watcher = Watcher::start(fences, gate.clone(), name()).await?;
+        let (postgres_locks, lock_task) = backends.postgres.as_ref().map(PostgresLocks::unchecked).unzip();
+        let mongo_locks = source.as_ref().map(|source| MongoLocks::new(source.database()));
+        let locks = DualLocks::new(gate.clone(), mongo_locks, postgres_locks, backends.switch_wait);
         let store = DualStore::new(Parts {
             gate,
             mongo: source.map(|source| (source.client().clone(), source.database().clone())),
@@ -131,7 +143,7 @@ impl Scheduler<DualStore> {
             protection: backends.protection,
             wait: backends.switch_wait,
         });
-        Ok(Connected { scheduler: Self::new(&store), store, watcher })
+        Ok(Connected { scheduler: Self::new(&store), locks, store, watcher, lock_task })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Both stores as one: the dual store, the fences, the switch.
 
 mod contract;
+mod switch;
 
 use std::time::Duration;
 

@@ -33,6 +33,8 @@ pub enum Request {
     Take {
         key: LockKey,
         lease: Duration,
+        /// The least token that it may have.
+        least_token: i64,
         /// What the lock lets itself go with.
         keeper: mpsc::Sender<Request>,
         reply: oneshot::Sender<Result<Option<PostgresHeld>, LockError>>,
@@ -71,13 +73,18 @@ struct Session {
     owner: String,
 }
 
-type Take = (LockKey, Duration, mpsc::Sender<Request>, oneshot::Sender<Result<Option<PostgresHeld>, LockError>>);
+type Take = (LockKey, (Duration, i64), mpsc::Sender<Request>, oneshot::Sender<Result<Option<PostgresHeld>, LockError>>);
 
 impl Keeper {
+    /// A keeper that connects when it is first asked.
+    pub fn new(url: SecretString) -> Self {
+        let (instance, held, overdue) = (owner(), HashMap::new(), HashMap::new());
+        Self { url, session: None, instance, held, looked: Instant::now(), overdue }
+    }
+
     /// A keeper with an open connection.
     pub async fn open(url: SecretString) -> Result<Self, LockError> {
-        let (instance, held, overdue) = (owner(), HashMap::new(), HashMap::new());
-        let mut keeper = Self { url, session: None, instance, held, looked: Instant::now(), overdue };
+        let mut keeper = Self::new(url);
         keeper.connect().await?;
         Ok(keeper)
     }
@@ -108,7 +115,9 @@ impl Keeper {
         let (mut takes, mut freed, mut replies): (Vec<Take>, _, _) = (Vec::new(), Vec::new(), Vec::new());
         for request in batch {
             match request {
-                Request::Take { key, lease, keeper, reply } => takes.push((key, lease, keeper, reply)),
+                Request::Take { key, lease, least_token, keeper, reply } => {
+                    takes.push((key, (lease, least_token), keeper, reply))
+                }
                 Request::LetGo { key, token, reply } => {
                     freed.extend(self.forget(&key, token));
                     replies.extend(reply);
@@ -138,7 +147,8 @@ impl Keeper {
         }
         // Before the statement: the server's lease ends later than this one.
         let begun = Instant::now();
-        let keys: Vec<_> = wanted.iter().map(|(key, lease, ..)| (key.clone(), millis(*lease))).collect();
+        let keys: Vec<_> =
+            wanted.iter().map(|(key, (lease, least), ..)| (key.clone(), millis(*lease), *least)).collect();
         let taken = match self
             .speak(async |session| statements::take(&mut session.connection, &keys, &session.owner).await)
             .await
@@ -154,7 +164,7 @@ impl Keeper {
         };
         let missed: Vec<LockKey> =
             wanted.iter().map(|(key, ..)| key).filter(|key| !taken.contains_key(key.id())).cloned().collect();
-        for (key, lease, keeper, reply) in wanted {
+        for (key, (lease, _), keeper, reply) in wanted {
             let held = taken.get(key.id()).map(|token| self.hold(key, *token, begun + lease, keeper));
             // Whoever went away meanwhile drops it, which lets it go.
             drop(reply.send(Ok(held)));

@@ -49,9 +49,30 @@ impl PostgresLocks {
     /// # Errors
     /// [`LockError::Pooler`] behind a pooler in transaction mode, [`LockError::Unavailable`].
     pub async fn open(url: &SecretString) -> Result<(Self, LockTask), LockError> {
+        Ok(Self::kept(Keeper::open(url.clone()).await?))
+    }
+
+    /// [`PostgresLocks::open`] of a server that may be away: it is asked when the first lock is.
+    pub fn unchecked(url: &SecretString) -> (Self, LockTask) {
+        Self::kept(Keeper::new(url.clone()))
+    }
+
+    fn kept(kept: Keeper) -> (Self, LockTask) {
         let (keeper, requests) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(Keeper::open(url.clone()).await?.run(requests));
-        Ok((Self { keeper }, LockTask(task)))
+        (Self { keeper }, LockTask(tokio::spawn(kept.run(requests))))
+    }
+
+    /// [`Locks::try_acquire`] with a token that is `least` or greater: another store has given out those below.
+    pub(super) async fn try_acquire_from(
+        &self,
+        key: &LockKey,
+        lease: Duration,
+        least_token: i64,
+    ) -> Result<Option<PostgresHeld>, LockError> {
+        check_lease(key, lease)?;
+        let keeper = self.keeper.clone();
+        let request = |reply| Request::Take { key: key.clone(), lease, least_token, keeper, reply };
+        Self::ask(&self.keeper, key, request).await
     }
 
     async fn ask<T>(
@@ -73,10 +94,7 @@ impl Locks for PostgresLocks {
     type Held = PostgresHeld;
 
     async fn try_acquire(&self, key: &LockKey, lease: Duration) -> Result<Option<PostgresHeld>, LockError> {
-        check_lease(key, lease)?;
-        let keeper = self.keeper.clone();
-        let request = |reply| Request::Take { key: key.clone(), lease, keeper, reply };
-        Self::ask(&self.keeper, key, request).await
+        self.try_acquire_from(key, lease, 1).await
     }
 }
 

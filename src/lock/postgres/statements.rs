@@ -7,34 +7,36 @@ use sqlx::{FromRow, Row};
 
 use crate::lock::LockKey;
 
-/// Takes those of `keys` that nobody holds; the tokens of those it took, by id.
+/// Takes those of `keys` that nobody holds, each with its lease and the least token it may have; the tokens of those it
+/// took, by id.
 ///
 /// The advisory lock comes first (`materialized`: once, before the rows), and only under it is the token counted up:
 /// `on conflict` sees the newest version of the row, whatever snapshot the statement has.
 pub async fn take(
     connection: &mut PgConnection,
-    keys: &[(LockKey, i64)],
+    keys: &[(LockKey, i64, i64)],
     owner: &str,
 ) -> sqlx::Result<Vec<(String, i64)>> {
     sqlx::query_as(
         "with asked as materialized (
-            select id, lease, pg_try_advisory_lock(advisory) as held,
+            select id, lease, least_token, pg_try_advisory_lock(advisory) as held,
                 date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') as now
-            from unnest($1::text[], $2::bigint[], $3::bigint[]) as u (id, advisory, lease)
+            from unnest($1::text[], $2::bigint[], $3::bigint[], $5::bigint[]) as u (id, advisory, lease, least_token)
         )
         insert into scheduler.locks as l (id, owner, token, acquired_at, expires_at, epoch, clock)
-        select a.id, $4, 1, a.now, a.now + a.lease * interval '1 millisecond', f.epoch, nextval('bridge.clock')
+        select a.id, $4, a.least_token, a.now, a.now + a.lease * interval '1 millisecond', f.epoch, nextval('bridge.clock')
         from asked a, bridge.fence f
         where a.held
         on conflict (id) do update
-        set owner = excluded.owner, token = coalesce(l.token, 0) + 1, acquired_at = excluded.acquired_at,
+        set owner = excluded.owner, token = greatest(coalesce(l.token, 0) + 1, excluded.token), acquired_at = excluded.acquired_at,
             expires_at = excluded.expires_at, residue = null, epoch = excluded.epoch, clock = excluded.clock
         returning l.id, l.token",
     )
-    .bind(keys.iter().map(|(key, _)| key.id()).collect::<Vec<_>>())
-    .bind(keys.iter().map(|(key, _)| key.advisory()).collect::<Vec<_>>())
-    .bind(keys.iter().map(|(_, lease)| *lease).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(key, ..)| key.id()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(key, ..)| key.advisory()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(_, lease, _)| *lease).collect::<Vec<_>>())
     .bind(owner)
+    .bind(keys.iter().map(|(.., least_token)| *least_token).collect::<Vec<_>>())
     .fetch_all(connection)
     .await
 }
@@ -48,15 +50,17 @@ pub async fn let_go(connection: &mut PgConnection, advisories: &[i64]) -> sqlx::
     Ok(())
 }
 
-/// Begins a lease anew, unless it is over by the server's clock. Answers whether it did.
+/// Begins a lease anew. That the lock is held is shown by the session, which is the one that took it; only a greater token
+/// shows that it is not. A smaller one is what the mirror has brought late, while MongoDB is the primary. Answers whether
+/// it did.
 pub async fn renew(connection: &mut PgConnection, key: &LockKey, token: i64, lease: i64) -> sqlx::Result<bool> {
     let renewed = sqlx::query(
         "update scheduler.locks l
         set expires_at = date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds')
                 + $3 * interval '1 millisecond',
-            epoch = f.epoch, clock = nextval('bridge.clock')
+            token = $2, epoch = f.epoch, clock = nextval('bridge.clock')
         from bridge.fence f
-        where l.id = $1 and l.token = $2 and l.expires_at > clock_timestamp()",
+        where l.id = $1 and coalesce(l.token, 0) <= $2",
     )
     .bind(key.id())
     .bind(token)
@@ -86,7 +90,7 @@ pub async fn overdue(connection: &mut PgConnection, keys: &[LockKey]) -> sqlx::R
         join pg_locks k on k.locktype = 'advisory' and k.objsubid = 1 and k.granted
             and k.database = (select oid from pg_database where datname = current_database())
             and k.classid::bigint = (u.advisory >> 32) & 4294967295 and k.objid::bigint = u.advisory & 4294967295
-        where l.expires_at < clock_timestamp() and l.owner like '%#' || k.pid and k.pid <> pg_backend_pid()",
+        where l.expires_at < clock_timestamp() and k.pid <> pg_backend_pid()",
     )
     .bind(keys.iter().map(LockKey::id).collect::<Vec<_>>())
     .bind(keys.iter().map(LockKey::advisory).collect::<Vec<_>>())
@@ -95,12 +99,13 @@ pub async fn overdue(connection: &mut PgConnection, keys: &[LockKey]) -> sqlx::R
 }
 
 /// Ends a session that was overdue some time ago and still is; the row is locked and looked at anew, so that no session
-/// that has taken the lock since, or renewed it, is ended.
+/// that has taken the lock since, or renewed it, is ended. Whose row it is does not matter: while MongoDB is the primary,
+/// it is the mirror that writes it.
 pub async fn end(connection: &mut PgConnection, key: &LockKey, overdue: &Overdue) -> sqlx::Result<bool> {
     let ended: Option<PgRow> = sqlx::query(
         "with still as materialized (
             select from scheduler.locks l
-            where l.id = $1 and l.token = $2 and l.expires_at < clock_timestamp() and l.owner like '%#' || $3
+            where l.id = $1 and l.token = $2 and l.expires_at < clock_timestamp()
             for update
         )
         select pg_terminate_backend(k.pid)

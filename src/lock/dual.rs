@@ -1,0 +1,137 @@
+//! Locks while the stores change over (design 13): where the phase says.
+//!
+//! Invariant: processes of two neighbouring phases exclude each other. In both mirrored phases a lock is taken in both
+//! stores, MongoDB first: whoever locks in one of them only meets it there. Its token is greater than those that either
+//! store has given out, and stands in both.
+
+use std::time::Duration;
+
+use super::{Held, LockError, LockKey, Locks, MongoHeld, MongoLocks, PostgresHeld, PostgresLocks};
+use crate::fence::gate::Gate;
+use crate::phase::{Backend, Phase};
+
+/// The locks of one process in whichever stores the phase names.
+#[derive(Debug, Clone)]
+pub struct DualLocks {
+    gate: Gate,
+    mongo: Option<MongoLocks>,
+    postgres: Option<PostgresLocks>,
+    wait: Duration,
+}
+
+/// A lock that is held where the phase said when it was taken.
+#[derive(Debug)]
+pub struct DualHeld {
+    key: LockKey,
+    mongo: Option<MongoHeld>,
+    postgres: Option<PostgresHeld>,
+}
+
+impl DualLocks {
+    /// Locks in these stores; an acquisition waits for a switch to end as long as `wait`.
+    pub fn new(gate: Gate, mongo: Option<MongoLocks>, postgres: Option<PostgresLocks>, wait: Duration) -> Self {
+        Self { gate, mongo, postgres, wait }
+    }
+
+    /// Waits for what goes on in the background; each part of it ends by itself within seconds.
+    pub async fn close(&self) {
+        if let Some(mongo) = &self.mongo {
+            mongo.close().await;
+        }
+    }
+
+    fn mongo(&self) -> Result<&MongoLocks, LockError> {
+        self.mongo.as_ref().ok_or_else(|| unknown(Backend::Mongo))
+    }
+
+    fn postgres(&self) -> Result<&PostgresLocks, LockError> {
+        self.postgres.as_ref().ok_or_else(|| unknown(Backend::Postgres))
+    }
+}
+
+fn unknown(backend: Backend) -> LockError {
+    LockError::Unavailable {
+        attempted: format!("lock in {backend}, whose URL this process does not have"),
+        source: None,
+    }
+}
+
+impl Locks for DualLocks {
+    type Held = DualHeld;
+
+    async fn try_acquire(&self, key: &LockKey, lease: Duration) -> Result<Option<DualHeld>, LockError> {
+        let switching =
+            || LockError::Unavailable { attempted: format!("take lock {key}: no store is the primary"), source: None };
+        let turn = self.gate.turn(self.wait).await.ok_or_else(switching)?;
+        let mut held = DualHeld { key: key.clone(), mongo: None, postgres: None };
+        if turn.phase != Phase::Postgres {
+            held.mongo = self.mongo()?.try_acquire(key, lease).await?;
+            if held.mongo.is_none() {
+                return Ok(None);
+            }
+        }
+        if turn.phase != Phase::Mongo {
+            // Dropping what is held in MongoDB lets it go.
+            let least = held.mongo.as_ref().map_or(1, Held::token);
+            held.postgres = self.postgres()?.try_acquire_from(key, lease, least).await?;
+            let Some(postgres) = &held.postgres else { return Ok(None) };
+            if let Some(mongo) = held.mongo.as_mut().filter(|mongo| mongo.token() < postgres.token()) {
+                mongo.raise(postgres.token()).await?;
+            }
+        }
+        Ok(Some(held))
+    }
+}
+
+impl Held for DualHeld {
+    fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    fn token(&self) -> i64 {
+        // Where it is held in both, the tokens are the same.
+        self.postgres.as_ref().map(Held::token).or(self.mongo.as_ref().map(Held::token)).unwrap_or_default()
+    }
+
+    async fn renew(&self, lease: Duration) -> Result<(), LockError> {
+        if let Some(mongo) = &self.mongo {
+            mongo.renew(lease).await?;
+        }
+        match &self.postgres {
+            Some(postgres) => postgres.renew(lease).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn release(self) -> Result<(), LockError> {
+        // In the other order than it was taken in: who waits for MongoDB's then finds PostgreSQL's free.
+        let postgres = match self.postgres {
+            Some(postgres) => postgres.release().await,
+            None => Ok(()),
+        };
+        let mongo = match self.mongo {
+            Some(mongo) => mongo.release().await,
+            None => Ok(()),
+        };
+        postgres.and(mongo)
+    }
+
+    async fn lost(&self) {
+        let mongo = async {
+            match &self.mongo {
+                Some(mongo) => mongo.lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        let postgres = async {
+            match &self.postgres {
+                Some(postgres) => postgres.lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = mongo => {}
+            () = postgres => {}
+        }
+    }
+}
