@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::escape::escape;
+use super::settings::Lease;
 use super::summary::table;
 use super::{Context, Exit, Failure};
 use crate::fence::FenceError;
@@ -43,12 +44,15 @@ pub(super) struct SwitchArgs {
     /// How long the new primary may take to come level while writers wait, in seconds
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub level_seconds: u64,
+    #[command(flatten)]
+    pub lease: Lease,
 }
 
 pub(super) async fn run(args: SwitchArgs, context: &Context) -> Result<Exit, Failure> {
     let open = async {
         let target = context.target(NonZeroUsize::MIN).await?;
-        Ok(Switch::new(context.source().await?, target, operator()))
+        let lease = args.lease.settled(&context.settings);
+        Ok(Switch::new(context.source().await?, target, operator(), lease))
     };
     let switch = context.until_stopped(open).await?;
     // From here on it is not dropped on the way: Ctrl-C is heeded until the first fence is touched.

@@ -18,6 +18,9 @@ use crate::phase::Backend;
 /// How often the fences are looked at while neither is open.
 const CLOSED_LOOK: Duration = Duration::from_millis(20);
 
+/// How often MongoDB's lease is renewed at least: a switch waits until every process has seen that the fence is closed.
+const MONGO_LOOK: Duration = Duration::from_millis(200);
+
 /// How often PostgreSQL's fence is looked at while it is open: its own check makes writes exact, so this is for the list of
 /// processes, and for the phase.
 const POSTGRES_LOOK: Duration = Duration::from_millis(500);
@@ -145,7 +148,7 @@ impl Watch {
         self.is_listed |= !matches!(renewed, Ok(None));
         let Some(view) = renewed? else { return Ok(None) };
         self.gate.open(view.fence.phase, view.fence.epoch, Some(begun + lease));
-        Ok(Some(lease / 4))
+        Ok(Some((lease / 4).min(MONGO_LOOK)))
     }
 
     async fn open_postgres(&mut self) -> Result<Option<Duration>, FenceError> {

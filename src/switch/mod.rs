@@ -11,7 +11,6 @@ mod record;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use self::gate::{Condition, Permit, Transition};
 use self::record::Record;
@@ -212,11 +211,12 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// The switch between `source` and `target`, used by `name`.
-    pub fn new(source: Source, target: Target, name: String) -> Self {
+    /// The switch between `source` and `target`, used by `name`; others may take over when it has not been heard of for
+    /// `lease`.
+    pub fn new(source: Source, target: Target, name: String, lease: Duration) -> Self {
         let mongo = MongoFence::new(source.database());
         let postgres = PostgresFence::new(target.pool().clone());
-        let record = Record::new(target.pool().clone(), Uuid::new_v4(), name);
+        let record = Record::new(target.pool().clone(), name, lease);
         Self { source, target, mongo, postgres, record }
     }
 

@@ -10,15 +10,14 @@ use super::{Made, SwitchError};
 use crate::phase::UnknownPhase;
 use crate::target::TargetError;
 
-/// How long a switch is its operator's alone after its last step.
-const LEASE: Duration = Duration::from_secs(15);
-
 /// The record, and who writes it.
 #[derive(Debug, Clone)]
 pub struct Record {
     pool: PgPool,
     holder: Uuid,
     name: String,
+    /// How long a switch is its operator's alone after its last step.
+    lease: Duration,
 }
 
 #[derive(FromRow)]
@@ -35,9 +34,9 @@ fn failed(attempted: &'static str) -> impl FnOnce(sqlx::Error) -> SwitchError {
 }
 
 impl Record {
-    /// The record in `pool`, written by `holder`.
-    pub fn new(pool: PgPool, holder: Uuid, name: String) -> Self {
-        Self { pool, holder, name }
+    /// The record in `pool`, written by `name` with a lease.
+    pub fn new(pool: PgPool, name: String, lease: Duration) -> Self {
+        Self { pool, holder: Uuid::new_v4(), name, lease }
     }
 
     /// Notes that a switch begins.
@@ -51,7 +50,7 @@ impl Record {
             on conflict do nothing",
         );
         let taken = taken.bind(transition.from.name()).bind(transition.to.name()).bind(self.holder).bind(&self.name);
-        let taken = taken.bind(LEASE.as_secs_f64()).execute(&self.pool).await;
+        let taken = taken.bind(self.lease.as_secs_f64()).execute(&self.pool).await;
         if taken.map_err(failed("note the switch"))?.rows_affected() == 1 {
             return Ok(());
         }
@@ -69,7 +68,7 @@ impl Record {
             set holder = $1, held_by = $2, leased_until = clock_timestamp() + make_interval(secs => $3)
             where leased_until < clock_timestamp() or holder = $1",
         );
-        let taken = taken.bind(self.holder).bind(&self.name).bind(LEASE.as_secs_f64()).execute(&self.pool).await;
+        let taken = taken.bind(self.holder).bind(&self.name).bind(self.lease.as_secs_f64()).execute(&self.pool).await;
         if row.is_held && taken.as_ref().is_ok_and(|taken| taken.rows_affected() == 0) {
             return Err(under_way(row));
         }
@@ -89,7 +88,7 @@ impl Record {
             where holder = $3",
         );
         let step = (!step.is_empty()).then_some(step);
-        let noted = noted.bind(step).bind(LEASE.as_secs_f64()).bind(self.holder).execute(&self.pool).await;
+        let noted = noted.bind(step).bind(self.lease.as_secs_f64()).bind(self.holder).execute(&self.pool).await;
         if noted.map_err(failed("note a step of the switch"))?.rows_affected() == 1 {
             return Ok(());
         }

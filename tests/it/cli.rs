@@ -101,6 +101,7 @@ async fn help_and_version_are_as_they_were_agreed() {
         "backfill",
         "mirror",
         "verify",
+        "switch",
         "quarantine",
         "quarantine list",
         "quarantine show",

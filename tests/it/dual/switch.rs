@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use rustix::process::Signal;
+use scheduler_bridge::fence::mongo::MongoFence;
+use scheduler_bridge::phase::Phase;
 use serde_json::Value;
 
 use super::LIMIT;
@@ -11,12 +13,19 @@ use crate::faults::process::Bridge;
 use crate::simulate::{assert_nothing_is_lost, text};
 
 /// Conditions that need the verifier of live stores are waived.
-const WAIVED: (&str, &str) = ("FAILPOINTS", "switch::unverified=return");
+const WAIVED: &str = "switch::unverified=return";
+
+/// A command of an operator.
+fn command(bed: &Bed, arguments: &[&str], failpoints: &str) -> std::process::Command {
+    let mut command = bed.bridge(&["--json", "switch"]);
+    command.args(arguments).env("FAILPOINTS", failpoints).env("BRIDGE_LEASE_SECONDS", "2");
+    command
+}
 
 /// Runs `bridge switch` with these arguments; its exit code and the objects it prints.
 async fn switch(bed: &Bed, arguments: &[&str], failpoints: &str) -> (Option<i32>, Vec<Value>, String) {
-    let mut command = tokio::process::Command::from(bed.bridge(&["--json", "switch"]));
-    command.args(arguments).env("FAILPOINTS", failpoints).kill_on_drop(true);
+    let mut command = tokio::process::Command::from(command(bed, arguments, failpoints));
+    command.kill_on_drop(true);
     let output = tokio::time::timeout(LIMIT * 2, command.output()).await.expect("it ends").expect("run bridge");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let objects = told.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
@@ -25,7 +34,7 @@ async fn switch(bed: &Bed, arguments: &[&str], failpoints: &str) -> (Option<i32>
 
 /// Turns to `phase`, which succeeds.
 async fn turned(bed: &Bed, phase: &str) {
-    let (exit, objects, stderr) = switch(bed, &[phase, "--yes"], WAIVED.1).await;
+    let (exit, objects, stderr) = switch(bed, &[phase, "--yes"], WAIVED).await;
     assert_eq!(exit, Some(0), "{objects:#?}\n{stderr}");
     let last = objects.last().expect("an object");
     println!("{last}");
@@ -105,5 +114,154 @@ async fn a_scheduler_is_switched_forth_and_back_and_forth_and_loses_nothing() {
     turned(&bed, "postgres").await;
     mirror.ended().await.says(5, &["phase postgres"]);
     scheduler.goes_on().await;
+    scheduler.nothing_is_lost(&bed).await;
+}
+
+/// Which fences are open: MongoDB's, PostgreSQL's.
+async fn open(bed: &Bed) -> (bool, bool) {
+    let mongo = MongoFence::new(&bed.database).look().await.expect("look").expect("a fence").fence.open;
+    let postgres = sqlx::query_scalar("select open from bridge.fence").fetch_one(bed.pool()).await.expect("look");
+    (mongo, postgres)
+}
+
+/// Kills a switch to `to` when it stands at `point`.
+async fn killed_at(bed: &Bed, to: &str, point: &str) {
+    let failpoints = format!("{WAIVED};switch::{point}=pause");
+    let process = Bridge::start(command(bed, &[to, "--yes"], &failpoints));
+    let step = match point {
+        "before-close" => "close the old primary",
+        _ => "open the new primary",
+    };
+    let stands = async || {
+        let found: Option<String> =
+            sqlx::query_scalar("select step from bridge.switch").fetch_optional(bed.pool()).await.expect("look");
+        let is_made = point == "before-finish" && open(bed).await == (to == "mongo-primary", to == "postgres-primary");
+        found.as_deref() == Some(step) && (point != "before-finish" || is_made)
+    };
+    until("the switch stands", LIMIT, stands).await;
+    // Another operator is told so.
+    let (exit, _, stderr) = switch(bed, &["--abort"], WAIVED).await;
+    assert!(exit == Some(5) && stderr.contains("is under way by"), "{exit:?} {stderr}");
+    assert!(process.kill().await, "it was to be killed while it worked");
+}
+
+/// Resumes or aborts a switch that nobody is at any more.
+async fn mended(bed: &Bed, how: &str) -> (Option<i32>, Vec<Value>) {
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let (exit, objects, stderr) = switch(bed, &[how], WAIVED).await;
+        // Until the lease of the dead one is over.
+        let is_held = stderr.contains("is under way by");
+        assert!(is_held || exit == Some(0) || stderr.contains("is made"), "{stderr}");
+        if !is_held {
+            return (exit, objects);
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{stderr}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_dies_at_any_step_is_finished_or_undone_and_nothing_is_lost() {
+    let bed = Bed::new().await;
+    let scheduler = Scheduler::start(&bed, 2);
+    scheduler.at_work().await;
+    let _mirror = followed(&bed).await;
+    turned(&bed, "mongo-primary").await;
+    let mut phase = Phase::MongoPrimary;
+    for point in ["before-close", "before-open", "before-finish"] {
+        for how in ["--abort", "--resume"] {
+            let to = if phase == Phase::MongoPrimary { Phase::PostgresPrimary } else { Phase::MongoPrimary };
+            println!("{phase} to {to}, killed {point}, {how}");
+            killed_at(&bed, to.name(), point).await;
+            let (exit, objects) = mended(&bed, how).await;
+            if how == "--abort" && point == "before-finish" {
+                // The new primary is open: there is no way back but another switch.
+                assert_ne!(exit, Some(0), "{objects:?}");
+                assert_eq!(mended(&bed, "--resume").await.0, Some(0));
+            }
+            let is_made = how == "--resume" || point == "before-finish";
+            phase = if is_made { to } else { phase };
+            assert_eq!(open(&bed).await, (phase == Phase::MongoPrimary, phase == Phase::PostgresPrimary));
+            scheduler.goes_on().await;
+        }
+    }
+    scheduler.nothing_is_lost(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_switch_that_wakes_up_after_it_was_undone_opens_nothing() {
+    let bed = Bed::new().await;
+    let scheduler = Scheduler::start(&bed, 2);
+    scheduler.at_work().await;
+    let _mirror = followed(&bed).await;
+    turned(&bed, "mongo-primary").await;
+    for point in ["close", "open"] {
+        println!("{point}");
+        let slow = format!("{WAIVED};switch::before-{point}=sleep(6000)");
+        let paused = Bridge::start(command(&bed, &["postgres-primary", "--yes"], &slow));
+        let begun = async || {
+            let begun = sqlx::query_scalar("select exists (select from bridge.switch where step like $1)");
+            begun.bind(format!("{point}%")).fetch_one(bed.pool()).await.expect("look")
+        };
+        until("the switch stands", LIMIT, begun).await;
+        assert_eq!(mended(&bed, "--abort").await.0, Some(0));
+        assert_eq!(open(&bed).await, (true, false));
+        let ended = paused.ended().await;
+        assert_eq!(ended.exit, Some(5), "{}", ended.stderr);
+        assert_eq!(open(&bed).await, (true, false), "{}", ended.stderr);
+        scheduler.goes_on().await;
+    }
+    scheduler.nothing_is_lost(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stands_still_is_named_and_left_behind_only_when_the_operator_says_so() {
+    let bed = Bed::new().await;
+    let mut scheduler = Scheduler::start(&bed, 2);
+    scheduler.at_work().await;
+    let _mirror = followed(&bed).await;
+    turned(&bed, "mongo-primary").await;
+    let asleep = scheduler.processes.pop().expect("a process");
+    let pid = asleep.pid().expect("it runs");
+    asleep.signal(Signal::STOP);
+    let (exit, _, stderr) = switch(&bed, &["postgres-primary", "--yes", "--silent-seconds", "1"], WAIVED).await;
+    assert!(exit == Some(5) && stderr.contains(&format!("/{pid}")), "{stderr}");
+    assert_eq!(open(&bed).await, (true, false));
+    scheduler.goes_on().await;
+    let arguments = ["postgres-primary", "--yes", "--silent-seconds", "1", "--leave-behind"];
+    let (exit, objects, stderr) = switch(&bed, &arguments, WAIVED).await;
+    assert_eq!(exit, Some(0), "{objects:?} {stderr}");
+    assert_eq!(open(&bed).await, (false, true));
+    scheduler.goes_on().await;
+    // It wakes up, and finds its way to the new primary.
+    asleep.signal(Signal::CONT);
+    scheduler.processes.push(asleep);
+    scheduler.goes_on().await;
+    scheduler.nothing_is_lost(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gate_refuses_what_is_not_shown_and_ways_that_are_none() {
+    let bed = Bed::new().await;
+    let scheduler = Scheduler::start(&bed, 1);
+    scheduler.at_work().await;
+    let refused = async |arguments: &[&str], failpoints: &str, words: &str| {
+        let (exit, objects, stderr) = switch(&bed, arguments, failpoints).await;
+        assert!(exit == Some(5) && stderr.contains(words), "{arguments:?}: {exit:?} {objects:?} {stderr}");
+    };
+    refused(&["postgres-primary", "--yes"], WAIVED, "there is no way").await;
+    refused(&["mongo-primary", "--yes"], WAIVED, "not every condition").await;
+    refused(&["--resume"], WAIVED, "no switch is under way").await;
+    let _mirror = followed(&bed).await;
+    refused(&["mongo-primary"], WAIVED, "not confirmed").await;
+    turned(&bed, "mongo-primary").await;
+    // The verifier of live stores is not there yet.
+    refused(&["postgres-primary", "--yes"], "", "not every condition").await;
+    let (exit, objects, _) = switch(&bed, &["postgres-primary", "--dry-run"], "").await;
+    let unmet = |object: &Value| {
+        object["conditions"].as_array().map_or(0, |all| all.iter().filter(|one| one["met"] == false).count())
+    };
+    assert_eq!((exit, unmet(&objects[0])), (Some(5), 2), "{objects:#?}");
     scheduler.nothing_is_lost(&bed).await;
 }
