@@ -206,7 +206,10 @@ pub fn transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed | sqlx::Error::BeginFailed => true,
         // The driver's word for a connection that ends in the middle of an answer.
-        sqlx::Error::Protocol(message) => message.contains("unexpected end") || message.contains("closed"),
+        sqlx::Error::Protocol(message) => {
+            let broken = ["unexpected end", "closed", "SSLRequest: 0x00"];
+            broken.iter().any(|words| message.contains(words))
+        }
         sqlx::Error::Database(_) => code(error).is_some_and(|code| transient_code(&code)),
         _ => false,
     }

@@ -135,6 +135,7 @@ impl Scheduler<DualStore> {
         let watcher = Watcher::start(fences, gate.clone(), name()).await?;
         let (postgres_locks, lock_task) = backends.postgres.as_ref().map(PostgresLocks::unchecked).unzip();
         let mongo_locks = source.as_ref().map(|source| MongoLocks::new(source.database()));
+        let postgres_locks = postgres_locks.zip(pool.clone());
         let locks = DualLocks::new(gate.clone(), mongo_locks, postgres_locks, backends.switch_wait);
         let store = DualStore::new(Parts {
             gate,

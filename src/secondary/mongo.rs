@@ -19,7 +19,7 @@ use crate::mapping::raw::{self, Builder, Element};
 use crate::stamp::Stamp;
 use crate::store::Address;
 use crate::store::mongo::STAMPS;
-use crate::store::mongo::transaction::{self, Meeting};
+use crate::store::mongo::transaction::{self, past_the_dead};
 
 /// Bytes of documents of one command, aimed at. A command ends at 16 MiB and a little, so a larger document goes alone.
 const COMMAND_BYTES: usize = 8 << 20;
@@ -116,13 +116,15 @@ impl MongoSecondary {
     /// transaction happens or not, and repeating it does no harm.
     pub async fn write(&self, items: &[Item]) -> Result<()> {
         let mut session = self.client.start_session().await.map_err(WriteError::driver("begin a session"))?;
-        let mut meeting = Meeting::none(&self.client);
-        loop {
-            match self.attempt(items, &mut session).await {
-                Err(error) if error.is_met() => meeting.over(pause()).await,
-                done => return done,
+        past_the_dead(&self.client, async {
+            loop {
+                match self.attempt(items, &mut session).await {
+                    Err(error) if error.is_met() => tokio::time::sleep(pause()).await,
+                    done => return done,
+                }
             }
-        }
+        })
+        .await
     }
 
     async fn attempt(&self, items: &[Item], session: &mut ClientSession) -> Result<()> {

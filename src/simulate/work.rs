@@ -160,7 +160,12 @@ impl<S: Store, L: Locks> Simulation<S, L> {
         loop {
             let held = records.of(tenant, &job.id).await?;
             let now = self.now().await?;
-            let mut changes = vec![self.scheduler.fences.check(key.id(), token).await?];
+            let check = match self.scheduler.fences.check(key.id(), token).await {
+                // It was lost, or has run out while a switch was waited for.
+                Err(Error::Conflict { .. }) => return Ok(false),
+                check => check?,
+            };
+            let mut changes = vec![check];
             let next = match held.record.status {
                 GraphJobStatus::Pending => GraphJob {
                     status: GraphJobStatus::Running,

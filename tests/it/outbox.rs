@@ -46,7 +46,7 @@ async fn left(bed: &Bed) -> i64 {
     count.expect("count the outbox")
 }
 
-async fn until_drained(bed: &Bed) {
+pub async fn until_drained(bed: &Bed) {
     until("the outbox is empty", LIMIT, async || left(bed).await == 0).await;
 }
 

@@ -15,6 +15,7 @@ use mongodb::error::Error;
 use mongodb::options::{Acknowledgment, CollectionOptions, ReadConcern, WriteConcern};
 use mongodb::{Client, Collection, Database, IndexModel};
 
+use self::transaction::past_the_dead;
 use super::{Address, After, Change, OPERATION_WAIT, Page, Query, Store, StoreError, Stored, attempted, bounded};
 use crate::entity::{ENTITIES, Entity};
 use crate::mapping::{Key, Mapping};
@@ -124,12 +125,12 @@ impl Store for MongoStore {
 
     async fn apply(&self, changes: &[Change]) -> Result<Vec<After>, StoreError> {
         super::check(changes)?;
-        bounded(|| attempted(changes), self.write(changes)).await
+        bounded(|| attempted(changes), past_the_dead(&self.client, self.write(changes))).await
     }
 
     async fn apply_each(&self, changes: &[Change]) -> Result<Vec<Option<After>>, StoreError> {
         super::check(changes)?;
-        bounded(|| attempted(changes), self.write_each(changes)).await
+        bounded(|| attempted(changes), past_the_dead(&self.client, self.write_each(changes))).await
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {

@@ -7,7 +7,6 @@ use futures::TryStreamExt;
 use mongodb::error::{Result, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 use mongodb::{Client, ClientSession};
-use tokio::time::Instant;
 
 use crate::source::APPLICATION;
 use crate::store::OPERATION_WAIT;
@@ -35,33 +34,25 @@ pub async fn commit(session: &mut ClientSession) -> Result<()> {
 /// does no harm: its owner begins again, as after any meeting.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// How often it is looked for dead ones while they may be in the way.
+/// How long a write may take before it is looked for dead ones, and how often from then on.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A transaction's waiting for others that are in its way.
+/// Does `work`, which writes; while it takes long, ends the transactions that dead processes have left in its way.
 ///
 /// A process that dies leaves its transaction open: MongoDB does not end it with the connection, but only after
 /// `transactionLifetimeLimitSeconds`, looked at now and then: 60 to 90 seconds, in which nobody else can write its keys.
-pub struct Meeting<'a> {
-    client: &'a Client,
-    look: Instant,
-}
-
-impl<'a> Meeting<'a> {
-    /// For a transaction that has met nobody yet.
-    pub fn none(client: &'a Client) -> Self {
-        Self { client, look: Instant::now() + LOOK }
-    }
-
-    /// Pauses before the next attempt; from time to time, ends the transactions that dead processes have left.
-    pub async fn over(&mut self, pause: Duration) {
-        tokio::time::sleep(pause).await;
-        if self.look <= Instant::now() {
-            if let Err(error) = end_the_dead(self.client).await {
+pub async fn past_the_dead<T>(client: &Client, work: impl Future<Output = T>) -> T {
+    let looks = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = end_the_dead(client).await {
                 tracing::debug!(%error, "could not look for the transactions of dead processes");
             }
-            self.look = Instant::now() + LOOK;
         }
+    };
+    tokio::select! {
+        done = work => done,
+        never = looks => never,
     }
 }
 

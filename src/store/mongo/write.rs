@@ -6,7 +6,7 @@ use futures::StreamExt;
 use mongodb::ClientSession;
 use mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
 
-use super::transaction::{self, Meeting, PAUSE};
+use super::transaction::{self, PAUSE};
 use super::{MongoStore, STAMPS, filter, refused};
 use crate::mapping::Mapping;
 use crate::mapping::raw::{self, Element};
@@ -59,13 +59,12 @@ impl MongoStore {
     async fn transaction(&self, changes: &[Change]) -> Result<Vec<After>, StoreError> {
         let failed = |error| refused(attempted(changes), error);
         let mut session = self.client.start_session().await.map_err(failed)?;
-        let mut meeting = Meeting::none(&self.client);
         // Bounded by the operation's deadline, which drops this.
         loop {
             match self.attempt(changes, &mut session).await {
                 Ok(()) => break,
                 Err((Stop::Driver(error), _)) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
-                    meeting.over(PAUSE).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
                 Err((stop, index)) => return Err(stop.told(&changes[index])),
             }

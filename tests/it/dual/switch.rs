@@ -13,10 +13,10 @@ use crate::faults::process::Bridge;
 use crate::simulate::{assert_nothing_is_lost, text};
 
 /// Conditions that need the verifier of live stores are waived.
-const WAIVED: &str = "switch::unverified=return";
+pub const WAIVED: &str = "switch::unverified=return";
 
 /// A command of an operator.
-fn command(bed: &Bed, arguments: &[&str], failpoints: &str) -> std::process::Command {
+pub fn command(bed: &Bed, arguments: &[&str], failpoints: &str) -> std::process::Command {
     let mut command = bed.bridge(&["--json", "switch"]);
     command.args(arguments).env("FAILPOINTS", failpoints).env("BRIDGE_LEASE_SECONDS", "2");
     command
@@ -33,7 +33,7 @@ async fn switch(bed: &Bed, arguments: &[&str], failpoints: &str) -> (Option<i32>
 }
 
 /// Turns to `phase`, which succeeds.
-async fn turned(bed: &Bed, phase: &str) {
+pub async fn turned(bed: &Bed, phase: &str) {
     let (exit, objects, stderr) = switch(bed, &[phase, "--yes"], WAIVED).await;
     assert_eq!(exit, Some(0), "{objects:#?}\n{stderr}");
     let last = objects.last().expect("an object");
@@ -42,7 +42,7 @@ async fn turned(bed: &Bed, phase: &str) {
 }
 
 /// A copy of MongoDB that a mirror keeps level.
-async fn followed(bed: &Bed) -> Bridge {
+pub async fn followed(bed: &Bed) -> Bridge {
     let mut command = bed.bridge(&["--json", "backfill", "--follow"]);
     command.env("BRIDGE_LEASE_SECONDS", "2");
     let mirror = Bridge::start(command);
@@ -118,7 +118,7 @@ async fn a_scheduler_is_switched_forth_and_back_and_forth_and_loses_nothing() {
 }
 
 /// Which fences are open: MongoDB's, PostgreSQL's.
-async fn open(bed: &Bed) -> (bool, bool) {
+pub async fn open(bed: &Bed) -> (bool, bool) {
     let mongo = MongoFence::new(&bed.database).look().await.expect("look").expect("a fence").fence.open;
     let postgres = sqlx::query_scalar("select open from bridge.fence").fetch_one(bed.pool()).await.expect("look");
     (mongo, postgres)
@@ -145,11 +145,27 @@ async fn killed_at(bed: &Bed, to: &str, point: &str) {
     assert!(process.kill().await, "it was to be killed while it worked");
 }
 
+/// What can be done with a switch that was left half way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Abort,
+    Resume,
+}
+
+impl Command {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Abort => "--abort",
+            Self::Resume => "--resume",
+        }
+    }
+}
+
 /// Resumes or aborts a switch that nobody is at any more.
-async fn mended(bed: &Bed, how: &str) -> (Option<i32>, Vec<Value>) {
+pub async fn mended(bed: &Bed, how: Command) -> (Option<i32>, Vec<Value>) {
     let deadline = tokio::time::Instant::now() + LIMIT;
     loop {
-        let (exit, objects, stderr) = switch(bed, &[how], WAIVED).await;
+        let (exit, objects, stderr) = switch(bed, &[how.flag()], WAIVED).await;
         // Until the lease of the dead one is over.
         let is_held = stderr.contains("is under way by");
         assert!(is_held || exit == Some(0) || stderr.contains("is made"), "{stderr}");
@@ -170,17 +186,17 @@ async fn a_switch_that_dies_at_any_step_is_finished_or_undone_and_nothing_is_los
     turned(&bed, "mongo-primary").await;
     let mut phase = Phase::MongoPrimary;
     for point in ["before-close", "before-open", "before-finish"] {
-        for how in ["--abort", "--resume"] {
+        for how in [Command::Abort, Command::Resume] {
             let to = if phase == Phase::MongoPrimary { Phase::PostgresPrimary } else { Phase::MongoPrimary };
-            println!("{phase} to {to}, killed {point}, {how}");
+            println!("{phase} to {to}, killed {point}, {how:?}");
             killed_at(&bed, to.name(), point).await;
             let (exit, objects) = mended(&bed, how).await;
-            if how == "--abort" && point == "before-finish" {
+            if how == Command::Abort && point == "before-finish" {
                 // The new primary is open: there is no way back but another switch.
                 assert_ne!(exit, Some(0), "{objects:?}");
-                assert_eq!(mended(&bed, "--resume").await.0, Some(0));
+                assert_eq!(mended(&bed, Command::Resume).await.0, Some(0));
             }
-            let is_made = how == "--resume" || point == "before-finish";
+            let is_made = how == Command::Resume || point == "before-finish";
             phase = if is_made { to } else { phase };
             assert_eq!(open(&bed).await, (phase == Phase::MongoPrimary, phase == Phase::PostgresPrimary));
             scheduler.goes_on().await;
@@ -205,7 +221,7 @@ async fn a_paused_switch_that_wakes_up_after_it_was_undone_opens_nothing() {
             begun.bind(format!("{point}%")).fetch_one(bed.pool()).await.expect("look")
         };
         until("the switch stands", LIMIT, begun).await;
-        assert_eq!(mended(&bed, "--abort").await.0, Some(0));
+        assert_eq!(mended(&bed, Command::Abort).await.0, Some(0));
         assert_eq!(open(&bed).await, (true, false));
         let ended = paused.ended().await;
         assert_eq!(ended.exit, Some(5), "{}", ended.stderr);
