@@ -11,7 +11,7 @@ use bson::raw::{CString, cstr};
 use bson::spec::ElementType;
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt;
-use mongodb::error::{Error, TRANSIENT_TRANSACTION_ERROR};
+use mongodb::error::Error;
 use mongodb::{Client, ClientSession, Database};
 
 use super::{Item, State};
@@ -81,7 +81,7 @@ impl WriteError {
     /// Whether another transaction was in the way.
     fn is_met(&self) -> bool {
         match self {
-            Self::Driver { source, .. } => source.contains_label(TRANSIENT_TRANSACTION_ERROR),
+            Self::Driver { source, .. } => transaction::is_over(source),
             Self::Refused { code, .. } => *code == DUPLICATE_KEY,
             Self::Key { .. } | Self::Stamp { .. } => false,
         }

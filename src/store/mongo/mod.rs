@@ -11,7 +11,7 @@ mod write;
 use bson::{Document, RawDocumentBuf, doc};
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
-use mongodb::error::Error;
+use mongodb::error::{Error, ErrorKind, WriteFailure};
 use mongodb::options::{Acknowledgment, CollectionOptions, ReadConcern, WriteConcern};
 use mongodb::{Client, Collection, Database, IndexModel};
 
@@ -148,7 +148,9 @@ impl Store for MongoStore {
 }
 
 fn refused(attempted: String, error: Error) -> StoreError {
-    if transient(&error) {
+    // A write that the primary has made, and of which nobody knows whether a majority has: it may stay or go.
+    let is_unsure = matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteConcernError(_)));
+    if is_unsure || transient(&error) {
         StoreError::Unavailable { attempted, source: Some(DriverError(error).into()) }
     } else {
         StoreError::Failed { attempted, source: DriverError(error).into() }

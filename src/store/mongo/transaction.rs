@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 use futures::TryStreamExt;
-use mongodb::error::{Result, UNKNOWN_TRANSACTION_COMMIT_RESULT};
+use mongodb::error::{Error, Result, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 use mongodb::{Client, ClientSession};
 
-use crate::source::APPLICATION;
+use crate::source::{self, APPLICATION, INTERRUPTED};
 use crate::store::OPERATION_WAIT;
 
 /// The pause after a transaction that met another one, and before a commit is asked for again.
@@ -24,10 +24,28 @@ pub async fn begin(session: &mut ClientSession) -> Result<()> {
 pub async fn commit(session: &mut ClientSession) -> Result<()> {
     loop {
         match session.commit_transaction().await {
-            Err(error) if error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) => tokio::time::sleep(PAUSE).await,
+            Err(error) if is_unsure(&error) => tokio::time::sleep(PAUSE).await,
             done => return done,
         }
     }
+}
+
+/// Whether it is open if a transaction is committed. Without its label, the answer that there is no such transaction says
+/// that a majority has not confirmed it.
+fn is_unsure(error: &Error) -> bool {
+    const NO_SUCH_TRANSACTION: i32 = 251;
+    let is_unconfirmed = source::code(error) == Some(NO_SUCH_TRANSACTION) && !is_over(error);
+    error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) || is_killed(error) || is_unconfirmed
+}
+
+/// Whether a transaction that is not committed was ended by the server, for another one in its way, or because somebody
+/// took its process for dead: it may begin again.
+pub fn is_over(error: &Error) -> bool {
+    error.contains_label(TRANSIENT_TRANSACTION_ERROR) || is_killed(error)
+}
+
+fn is_killed(error: &Error) -> bool {
+    source::code(error) == Some(INTERRUPTED)
 }
 
 /// How long one of our transactions may wait for its next command before others take it for dead. Ending one that is not

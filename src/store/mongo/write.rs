@@ -4,7 +4,7 @@ use bson::spec::ElementType;
 use bson::{Document, doc};
 use futures::StreamExt;
 use mongodb::ClientSession;
-use mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
+use mongodb::error::{Error, ErrorKind, WriteFailure};
 
 use super::transaction::{self, PAUSE};
 use super::{MongoStore, STAMPS, filter, refused};
@@ -63,7 +63,7 @@ impl MongoStore {
         loop {
             match self.attempt(changes, &mut session).await {
                 Ok(()) => break,
-                Err((Stop::Driver(error), _)) if error.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
+                Err((Stop::Driver(error), _)) if transaction::is_over(&error) => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err((stop, index)) => return Err(stop.told(&changes[index])),

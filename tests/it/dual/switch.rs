@@ -32,9 +32,16 @@ async fn switch(bed: &Bed, arguments: &[&str], failpoints: &str) -> (Option<i32>
     (output.status.code(), objects, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Turns to `phase`, which succeeds.
+/// Turns to `phase`, which succeeds once the mirror does not lag behind.
 pub async fn turned(bed: &Bed, phase: &str) {
-    let (exit, objects, stderr) = switch(bed, &[phase, "--yes"], WAIVED).await;
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    let (exit, objects, stderr) = loop {
+        let done = switch(bed, &[phase, "--yes"], WAIVED).await;
+        let is_met = !done.2.contains("not every condition is met");
+        if is_met || tokio::time::Instant::now() > deadline {
+            break done;
+        }
+    };
     assert_eq!(exit, Some(0), "{objects:#?}\n{stderr}");
     let last = objects.last().expect("an object");
     println!("{last}");

@@ -3,10 +3,11 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use bson::{RawDocumentBuf, doc};
+use bson::{RawDocumentBuf, doc, rawdoc};
 use scheduler_bridge::entity;
-use scheduler_bridge::store::{Address, Change, PostgresStore, Store, StoreError, Stored};
+use scheduler_bridge::store::{Address, Change, MongoStore, PostgresStore, Store, StoreError, Stored};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio_util::sync::CancellationToken;
 
 use super::contract::{address, document, put, replace, runs};
 use super::{AnyStore, both};
@@ -167,4 +168,32 @@ async fn a_number_of_another_type_is_another_document() {
             held = next;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_the_server_ends_under_a_living_process_begins_again() {
+    let bed = Bed::with_own_mongo(&[]).await;
+    let store = MongoStore::new(bed.mongo.clone(), bed.database.clone(), 1);
+    let run = |id: String| Change::create(runs(), rawdoc! { "_id": id, "tenantId": "t", "state": "queued" });
+    // Transactions that create a collection are others.
+    store.apply(&[run("first".to_owned())]).await.expect("create");
+    let stop = CancellationToken::new();
+    let killer = tokio::spawn({
+        let (admin, stop) = (bed.mongo.database("admin"), stop.clone());
+        async move {
+            let mut killed = 0;
+            while !stop.is_cancelled() {
+                // It may kill itself.
+                killed += u32::from(admin.run_command(doc! { "killAllSessions": [] }).await.is_ok());
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            killed
+        }
+    });
+    for number in 0..200 {
+        let both = [run(format!("{number}-a")), run(format!("{number}-b"))];
+        store.apply(&both).await.expect("it begins again until it is through");
+    }
+    stop.cancel();
+    assert!(killer.await.expect("the killer") > 20);
 }
