@@ -236,7 +236,8 @@ impl Source {
     }
 }
 
-/// The server's code for an operation that was killed, by itself or with its session.
+/// The server's code for an operation that was killed, by itself or with its session. Not transient: who kills what the
+/// bridge does wants it to end.
 pub const INTERRUPTED: i32 = 11_601;
 
 /// Whether the same operation may succeed when tried again later.
@@ -261,8 +262,8 @@ fn transient_code(code: i32) -> bool {
     const STATE: [i32; 9] = [91, 189, 216, 10058, 10107, 11600, 11602, 13435, 13436];
     // 43, 175, 237: cursor not found, plan killed, cursor killed. 134, 246: majority read or snapshot not available yet.
     const CURSOR: [i32; 5] = [43, 134, 175, 237, 246];
-    // 112, 262, 462: write conflict, time limit of a step-down, too many requests. 11601: killed by somebody.
-    const LIMIT: [i32; 4] = [112, 262, 462, INTERRUPTED];
+    // 112, 262, 462: write conflict, time limit of a step-down, too many requests.
+    const LIMIT: [i32; 3] = [112, 262, 462];
     HOST.contains(&code) || STATE.contains(&code) || CURSOR.contains(&code) || LIMIT.contains(&code)
 }
 

@@ -23,6 +23,13 @@ pub struct Turn {
     number: u64,
 }
 
+impl Turn {
+    /// Whether it is the same one, whatever the phase is called by now.
+    fn is(self, other: Self) -> bool {
+        self.number == other.number
+    }
+}
+
 /// The gate of one process.
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -67,11 +74,14 @@ impl Gate {
         Self { inside: Arc::new(Mutex::new(inside)), changed: watch::Sender::new(0), look: Arc::default() }
     }
 
-    /// Opens it, or goes on with the turn of the same phase and epoch if that has not been interrupted.
+    /// Opens it, or goes on with the turn of the same epoch if that has not been interrupted. Where the phase changes and
+    /// the epoch does not, the primary stays, and what is under way goes on.
     pub fn open(&self, phase: Phase, epoch: i32, until: Option<Instant>) {
         let mut inside = self.inside();
         match &mut inside.turn {
-            Some(open) if (open.turn.phase, open.turn.epoch) == (phase, epoch) && open.lasts() => open.until = until,
+            Some(open) if open.turn.epoch == epoch && open.lasts() => {
+                (open.until, open.turn.phase) = (until, phase);
+            }
             _ => {
                 inside.turns += 1;
                 inside.turn = Some(Open { turn: Turn { phase, epoch, number: inside.turns }, until });
@@ -89,7 +99,7 @@ impl Gate {
 
     /// Ends `turn`, of which a store has said that it is over, and has the fences looked at.
     pub fn interrupt(&self, turn: Turn) {
-        let ended = self.inside().turn.take_if(|open| open.turn == turn);
+        let ended = self.inside().turn.take_if(|open| open.turn.is(turn));
         if ended.is_some() {
             self.tell();
             self.look.notify_one();
@@ -136,7 +146,8 @@ impl Gate {
             changed.borrow_and_update();
             {
                 let mut inside = self.inside();
-                if let Some(open) = inside.turn.filter(|open| open.lasts() && Some(open.turn) != not) {
+                if let Some(open) = inside.turn.filter(|open| open.lasts() && !not.is_some_and(|not| not.is(open.turn)))
+                {
                     return Some(begin(&mut inside, open));
                 }
             }
@@ -164,7 +175,7 @@ impl Pass {
 
     /// Whether the turn has lasted without interruption until now.
     pub fn holds(&self) -> bool {
-        self.gate.inside().turn.is_some_and(|open| open.turn == self.turn && open.lasts())
+        self.gate.inside().turn.is_some_and(|open| open.turn.is(self.turn) && open.lasts())
     }
 }
 
@@ -224,6 +235,16 @@ mod tests {
             drop(pass);
         }
         idle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_phase_that_keeps_the_primary_interrupts_nothing() {
+        let gate = Gate::new();
+        gate.open(Phase::Mongo, 1, after(100));
+        let pass = gate.enter(LONG, None).await.unwrap();
+        gate.open(Phase::MongoPrimary, 1, after(100));
+        assert!(pass.holds());
+        assert_eq!(gate.turn(LONG).await.unwrap().phase, Phase::MongoPrimary);
     }
 
     #[tokio::test(start_paused = true)]

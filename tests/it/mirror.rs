@@ -5,7 +5,7 @@ mod ended;
 mod history;
 mod large;
 mod load;
-mod memory;
+pub mod memory;
 mod paused;
 mod quarantine;
 mod transactions;
@@ -72,7 +72,7 @@ async fn clock(bed: &Bed) -> Option<i64> {
 }
 
 /// Waits until everything that was written to MongoDB by now is in PostgreSQL.
-async fn level(bed: &Bed) {
+pub async fn level(bed: &Bed) {
     let time = mark(bed).await.expect("write the mark");
     let goal = i64::from(time.time) << 32 | i64::from(time.increment);
     until("the stores are level", LIMIT, async || clock(bed).await >= Some(goal)).await;

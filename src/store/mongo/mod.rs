@@ -19,7 +19,7 @@ use self::transaction::past_the_dead;
 use super::{Address, After, Change, OPERATION_WAIT, Page, Query, Store, StoreError, Stored, attempted, bounded};
 use crate::entity::{ENTITIES, Entity};
 use crate::mapping::{Key, Mapping};
-use crate::source::{DriverError, transient};
+use crate::source::{self, DriverError, INTERRUPTED, transient};
 
 /// The stamps of documents whose last write came from PostgreSQL, and those of deleted ones.
 pub const STAMPS: &str = "bridge_stamps";
@@ -148,8 +148,10 @@ impl Store for MongoStore {
 }
 
 fn refused(attempted: String, error: Error) -> StoreError {
-    // A write that the primary has made, and of which nobody knows whether a majority has: it may stay or go.
-    let is_unsure = matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteConcernError(_)));
+    // A write that the primary has made, and of which nobody knows whether a majority has, may stay or go; so may one
+    // that was killed.
+    let is_unconfirmed = matches!(error.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteConcernError(_)));
+    let is_unsure = is_unconfirmed || source::code(&error) == Some(INTERRUPTED);
     if is_unsure || transient(&error) {
         StoreError::Unavailable { attempted, source: Some(DriverError(error).into()) }
     } else {

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use scheduler_bridge::fence::gate::Gate;
 use scheduler_bridge::lock::{
-    Held, LockError, LockKey, LockTask, Locks, MongoHeld, MongoLocks, PostgresHeld, PostgresLocks,
+    DualHeld, DualLocks, Held, LockError, LockKey, LockTask, Locks, MongoHeld, MongoLocks, PostgresHeld, PostgresLocks,
 };
+use scheduler_bridge::phase::Phase;
 use secrecy::SecretString;
+use sqlx::PgPool;
 
 use crate::bed::Bed;
 use crate::stores::{self, AnyStore};
@@ -15,6 +18,7 @@ use crate::stores::{self, AnyStore};
 pub enum AnyLocks {
     Mongo(MongoLocks),
     Postgres(PostgresLocks),
+    Dual(DualLocks),
 }
 
 /// A lock of any kind that is held.
@@ -22,6 +26,7 @@ pub enum AnyLocks {
 pub enum AnyHeld {
     Mongo(MongoHeld),
     Postgres(PostgresHeld),
+    Dual(DualHeld),
 }
 
 /// Both kinds on a bed, each with its name and the store beside it.
@@ -42,6 +47,15 @@ pub async fn of(store: &AnyStore, postgres_url: &str, database: &mongodb::Databa
     }
 }
 
+/// The locks of a process that has seen `phase`.
+pub async fn in_phase(phase: Phase, postgres_url: &str, pool: &PgPool, database: &mongodb::Database) -> AnyLocks {
+    let gate = Gate::new();
+    gate.open(phase, 1, None);
+    let postgres = postgres(postgres_url).await.expect("open locks").0;
+    let postgres = Some((postgres, pool.clone()));
+    AnyLocks::Dual(DualLocks::new(gate, Some(MongoLocks::new(database)), postgres, Duration::ZERO))
+}
+
 pub async fn postgres(url: &str) -> Result<(PostgresLocks, LockTask), LockError> {
     PostgresLocks::open(&SecretString::from(url)).await
 }
@@ -53,6 +67,7 @@ impl Locks for AnyLocks {
         Ok(match self {
             Self::Mongo(locks) => locks.try_acquire(key, lease).await?.map(AnyHeld::Mongo),
             Self::Postgres(locks) => locks.try_acquire(key, lease).await?.map(AnyHeld::Postgres),
+            Self::Dual(locks) => locks.try_acquire(key, lease).await?.map(AnyHeld::Dual),
         })
     }
 }
@@ -62,6 +77,7 @@ impl Held for AnyHeld {
         match self {
             Self::Mongo(held) => held.key(),
             Self::Postgres(held) => held.key(),
+            Self::Dual(held) => held.key(),
         }
     }
 
@@ -69,6 +85,7 @@ impl Held for AnyHeld {
         match self {
             Self::Mongo(held) => held.token(),
             Self::Postgres(held) => held.token(),
+            Self::Dual(held) => held.token(),
         }
     }
 
@@ -76,6 +93,7 @@ impl Held for AnyHeld {
         match self {
             Self::Mongo(held) => held.renew(lease).await,
             Self::Postgres(held) => held.renew(lease).await,
+            Self::Dual(held) => held.renew(lease).await,
         }
     }
 
@@ -83,6 +101,7 @@ impl Held for AnyHeld {
         match self {
             Self::Mongo(held) => held.release().await,
             Self::Postgres(held) => held.release().await,
+            Self::Dual(held) => held.release().await,
         }
     }
 
@@ -90,6 +109,7 @@ impl Held for AnyHeld {
         match self {
             Self::Mongo(held) => held.lost().await,
             Self::Postgres(held) => held.lost().await,
+            Self::Dual(held) => held.lost().await,
         }
     }
 }

@@ -3,6 +3,7 @@
 use mongodb::bson::{Document, doc};
 use rustix::process::Signal;
 use scheduler_bridge::lock::{Held, Locks};
+use scheduler_bridge::phase::Phase;
 
 use super::{LONG, SHORT, both, guarded_write, key};
 use crate::bed::Bed;
@@ -11,12 +12,18 @@ use crate::children::Child;
 const PROCESSES: usize = 8;
 const SECTIONS: usize = 1_000;
 
+/// Of each process of two fleets.
+const FLEET_SECTIONS: usize = 50;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_processes_never_lose_an_increment() {
     let bed = Bed::new().await;
     let counter = bed.database.collection::<Document>("counter");
     counter.insert_one(doc! { "_id": 1, "n": 0 }).await.expect("a counter");
-    sqlx::raw_sql("create table public.counter as select 0 as n").execute(bed.pool()).await.expect("a counter");
+    sqlx::raw_sql("create table public.counter as select 0 as n, 0::bigint as token")
+        .execute(bed.pool())
+        .await
+        .expect("a counter");
     for place in ["MongoDB", "PostgreSQL"] {
         let times = SECTIONS.to_string();
         let children: Vec<Child> =
@@ -27,6 +34,25 @@ async fn eight_processes_never_lose_an_increment() {
     let mongo = counter.find_one(doc! {}).await.expect("read").expect("a counter").get_i32("n").expect("a number");
     let postgres: i32 = sqlx::query_scalar("select n from public.counter").fetch_one(bed.pool()).await.expect("read");
     assert_eq!((mongo, postgres), (expected, expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fleets_of_two_neighbouring_phases_exclude_each_other_and_tokens_never_fall() {
+    let bed = Bed::new().await;
+    sqlx::raw_sql("create table public.counter as select 0 as n, 0::bigint as token")
+        .execute(bed.pool())
+        .await
+        .expect("a counter");
+    let times = FLEET_SECTIONS.to_string();
+    // There and back again, as the phases may go.
+    for [one, other] in [[0, 1], [1, 2], [2, 1], [1, 2], [2, 3]] {
+        let phase = |number: usize| Phase::ALL[if number % 2 == 0 { one } else { other }].name();
+        let children: Vec<Child> =
+            (0..PROCESSES).map(|number| Child::start(&bed, "lock", &[phase(number), "count", &times])).collect();
+        futures::future::join_all(children.into_iter().map(Child::ended)).await;
+    }
+    let counted: i32 = sqlx::query_scalar("select n from public.counter").fetch_one(bed.pool()).await.expect("read");
+    assert_eq!(usize::try_from(counted), Ok(5 * PROCESSES * FLEET_SECTIONS));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,11 +29,15 @@ impl Hands {
             "MongoDB" => AnyStore::Mongo(MongoStore::new(client, database.clone(), 1)),
             _ => AnyStore::Postgres(PostgresStore::new(pool.clone())),
         };
-        Self { locks: any::of(&store, &stage.postgres_url, &database).await, store, database, pool }
+        let locks = match place.parse() {
+            Ok(phase) => any::in_phase(phase, &stage.postgres_url, &pool, &database).await,
+            Err(_) => any::of(&store, &stage.postgres_url, &database).await,
+        };
+        Self { locks, store, database, pool }
     }
 
     /// Reads the counter and writes it back greater by one, in two steps: only the lock keeps others out.
-    async fn count(&self) {
+    async fn count(&self, token: i64) {
         match &self.store {
             AnyStore::Mongo(_) => {
                 let counter = self.database.collection::<Document>("counter");
@@ -43,9 +47,11 @@ impl Hands {
             }
             AnyStore::Dual(_) => panic!("the counter is in one store"),
             AnyStore::Postgres(_) => {
-                let n: i32 =
-                    sqlx::query_scalar("select n from public.counter").fetch_one(&self.pool).await.expect("read");
-                sqlx::query("update public.counter set n = $1").bind(n + 1).execute(&self.pool).await.expect("write");
+                let read = sqlx::query_as("select n, token from public.counter").fetch_one(&self.pool).await;
+                let (n, last): (i32, i64) = read.expect("read");
+                assert!(token > last, "token {token} after {last}");
+                let write = sqlx::query("update public.counter set n = $1, token = $2").bind(n + 1).bind(token);
+                write.execute(&self.pool).await.expect("write");
             }
         }
     }
@@ -59,7 +65,7 @@ pub async fn play(stage: Stage) {
             let times: u32 = rest[0].parse().expect("how often");
             for _ in 0..times {
                 let held = hands.locks.acquire(&key("counter"), LONG, LONG).await.expect("acquire");
-                hands.count().await;
+                hands.count(held.token()).await;
                 held.release().await.expect("release");
             }
         }

@@ -1,4 +1,6 @@
-//! The mirror's memory while PostgreSQL stands still and MongoDB does not.
+//! The mirror's memory while PostgreSQL stands still for a minute and MongoDB does not.
+
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{Document, doc};
 use rustix::io::Errno;
@@ -15,8 +17,10 @@ const BOUND: u64 = 288 * 1024;
 const DOCUMENTS: usize = 4_000;
 const LENGTH: usize = 100_000;
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Sends a signal to the server and to all its sessions.
-fn signal(postmaster: u32, signal: Signal) {
+pub fn signal(postmaster: u32, signal: Signal) {
     let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).expect("children");
     // The postmaster first when it is stopped: it starts no further ones.
     for pid in std::iter::once(postmaster).chain(children.split_whitespace().map(|pid| pid.parse().expect("a number")))
@@ -27,8 +31,9 @@ fn signal(postmaster: u32, signal: Signal) {
     }
 }
 
-/// Inserts large documents, and updates each small one many times.
+/// Inserts large documents, and updates each small one again and again until a minute is over.
 async fn write(bed: &Bed) {
+    let begun = Instant::now();
     let logs = bed.database.collection::<Document>("execution_logs");
     for batch in 0..DOCUMENTS / 100 {
         let line = |number: usize| {
@@ -41,6 +46,13 @@ async fn write(bed: &Bed) {
     runs.insert_many((0..2_000).map(|number| run(&format!("run-{number}"), number))).await.expect("insert");
     for _ in 0..10 {
         runs.update_many(doc! {}, doc! { "$inc": { "number": 1_i64 } }).await.expect("update");
+    }
+    // A thousand a second from then on.
+    let hundred = doc! { "_id": { "$regex": "^run-1[0-9]{2}$" } };
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    while begun.elapsed() < MINUTE {
+        pace.tick().await;
+        runs.update_many(hundred.clone(), doc! { "$inc": { "number": 1_i64 } }).await.expect("update");
     }
 }
 

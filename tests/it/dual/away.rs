@@ -1,0 +1,114 @@
+//! The secondary stands still for a minute: the primary does not feel it, and both are level again afterwards.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use scheduler_bridge::entity::runs::RunState;
+use scheduler_bridge::scheduler::Scheduler;
+use scheduler_bridge::scheduler::runs::Progress;
+use scheduler_bridge::store::dual::DualStore;
+use scheduler_bridge::verify::Verdict;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::switch::{followed, turned};
+use super::{LIMIT, backends, connect};
+use crate::bed::{Bed, until};
+use crate::mirror::memory::signal;
+use crate::stores::samples::{at, run, tenant};
+use crate::verify::verify;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+const WRITERS: u64 = 4;
+
+/// Writers that update a run of their own again and again, and how often they have.
+struct Writers {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    writes: Arc<AtomicU64>,
+}
+
+impl Writers {
+    async fn start(store: &DualStore, name: &str) -> Self {
+        let scheduler = Scheduler::new(store);
+        let (mut tasks, stop, writes) = (JoinSet::new(), CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+        for writer in 0..WRITERS {
+            let id = format!("{name}-{writer}");
+            scheduler.runs.create(&run("a", &id)).await.expect("create");
+            let (scheduler, stop, writes) = (scheduler.clone(), stop.clone(), writes.clone());
+            tasks.spawn(async move {
+                while !stop.is_cancelled() {
+                    let progress = Progress { error: Some(writes.load(Relaxed).to_string()), ..to_queued() };
+                    scheduler.runs.update(&tenant("a"), &id, &progress).await.expect("no write fails");
+                    writes.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        Self { tasks, stop, writes }
+    }
+
+    /// For a minute, in which each writer goes on.
+    async fn go_on(&self) {
+        let (begun, mut before) = (Instant::now(), self.writes.load(Relaxed));
+        while begun.elapsed() < MINUTE {
+            until("the writers go on", LIMIT, async || self.writes.load(Relaxed) > before + 20).await;
+            before = self.writes.load(Relaxed);
+        }
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("a writer");
+        }
+    }
+}
+
+fn to_queued() -> Progress {
+    Progress::to(RunState::Queued, at(1))
+}
+
+async fn assert_level(bed: &Bed) {
+    let report = verify(bed).await;
+    assert_eq!(report.verdict, Verdict::Clean, "{report:#?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secondary_that_stands_still_for_a_minute_fails_no_write_and_is_level_afterwards() {
+    let mut bed = Bed::with_own_servers().await;
+    let connected = connect(&backends(&bed)).await;
+    let first = Writers::start(&connected.store, "first").await;
+    let _mirror = followed(&bed).await;
+    turned(&bed, "mongo-primary").await;
+    let followed = connected.store.followed().expect("a follower");
+    until("PostgreSQL follows", LIMIT, async || followed.level.load(Relaxed) > 0).await;
+    let postgres = bed.servers().postgres.pid();
+    let waited = followed.failed.load(Relaxed);
+    signal(postgres, Signal::STOP);
+    first.go_on().await;
+    // Those that were under way when it stood still have waited, and since then one probe a second, in the background.
+    let waited = followed.failed.load(Relaxed) - waited;
+    assert!(waited <= WRITERS + MINUTE.as_secs() + 1, "{waited}");
+    assert!(followed.skipped.load(Relaxed) > 20 * MINUTE.as_secs() / 2, "{followed:?}");
+    signal(postgres, Signal::CONT);
+    let level = followed.level.load(Relaxed);
+    until("PostgreSQL follows again", LIMIT, async || followed.level.load(Relaxed) > level).await;
+    first.end().await;
+    crate::mirror::level(&bed).await;
+    assert_level(&bed).await;
+
+    turned(&bed, "postgres-primary").await;
+    let second = Writers::start(&connected.store, "second").await;
+    let mongo = bed.servers().mongo.pid();
+    signal(mongo, Signal::STOP);
+    second.go_on().await;
+    signal(mongo, Signal::CONT);
+    second.end().await;
+    crate::outbox::until_drained(&bed).await;
+    assert_level(&bed).await;
+    connected.close().await;
+}
