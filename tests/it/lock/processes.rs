@@ -46,7 +46,7 @@ async fn fleets_of_two_neighbouring_phases_exclude_each_other_and_tokens_never_f
     let times = FLEET_SECTIONS.to_string();
     // There and back again, as the phases may go.
     for [one, other] in [[0, 1], [1, 2], [2, 1], [1, 2], [2, 3]] {
-        let phase = |number: usize| Phase::ALL[if number % 2 == 0 { one } else { other }].name();
+        let phase = |number: usize| Phase::ALL[if number.is_multiple_of(2) { one } else { other }].name();
         let children: Vec<Child> =
             (0..PROCESSES).map(|number| Child::start(&bed, "lock", &[phase(number), "count", &times])).collect();
         futures::future::join_all(children.into_iter().map(Child::ended)).await;
