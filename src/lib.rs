@@ -4,6 +4,7 @@ pub mod anchor;
 pub mod backfill;
 mod backoff;
 pub mod cli;
+pub mod connect;
 pub mod dataset;
 pub mod embedded;
 pub mod entity;

@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::escape::escape;
 use super::{Context, Exit, Failure};
+use crate::connect::{Backends, ConnectError, Connected};
 use crate::fence::FenceError;
 use crate::lock::{LockError, Locks, MongoLocks, PostgresLocks};
-use crate::scheduler::connect::{Backends, ConnectError, Connected};
 use crate::scheduler::{Error, Scheduler};
 use crate::simulate::check::{Findings, check};
 use crate::simulate::journal::{self, JournalError, Journaled};

@@ -5,7 +5,6 @@
 //! by the database's clock.
 
 pub mod audit;
-pub mod connect;
 pub mod cron;
 mod error;
 pub mod execution_logs;

@@ -7,11 +7,11 @@ mod switch;
 
 use std::time::Duration;
 
+use scheduler_bridge::connect::{Backends, Connected};
 use scheduler_bridge::fence::Fence;
 use scheduler_bridge::fence::mongo::MongoFence;
 use scheduler_bridge::phase::{Backend, Phase};
 use scheduler_bridge::scheduler::Scheduler;
-use scheduler_bridge::scheduler::connect::{Backends, Connected};
 use secrecy::SecretString;
 
 use crate::bed::Bed;

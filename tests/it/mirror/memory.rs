@@ -19,16 +19,17 @@ const LENGTH: usize = 100_000;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Sends a signal to the server and to all its sessions.
+/// Sends a signal to the server and to all its sessions. The postmaster first, and only then is it looked who they are:
+/// one that is stopped starts no further ones.
 pub fn signal(postmaster: u32, signal: Signal) {
-    let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).expect("children");
-    // The postmaster first when it is stopped: it starts no further ones.
-    for pid in std::iter::once(postmaster).chain(children.split_whitespace().map(|pid| pid.parse().expect("a number")))
-    {
+    let send = |pid: u32| {
         let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
         let sent = kill_process(pid, signal);
         assert!(matches!(sent, Ok(()) | Err(Errno::SRCH)), "a session may only have ended since they were listed");
-    }
+    };
+    send(postmaster);
+    let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).expect("children");
+    children.split_whitespace().map(|pid| pid.parse().expect("a number")).for_each(send);
 }
 
 /// Inserts large documents, and updates each small one again and again until a minute is over.

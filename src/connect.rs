@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::Scheduler;
 use crate::fence::gate::Gate;
 use crate::fence::mongo::MongoFence;
 use crate::fence::postgres::PostgresFence;
@@ -12,6 +11,7 @@ use crate::fence::watch::{Fences, Watcher};
 use crate::fence::{self, FenceError};
 use crate::lock::{DualLocks, LockTask, MongoLocks, PostgresLocks};
 use crate::phase::Backend;
+use crate::scheduler::Scheduler;
 use crate::source::{Source, SourceError};
 use crate::store::dual::{DualStore, Parts, Protection};
 use crate::target::{Target, TargetError};
