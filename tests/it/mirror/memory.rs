@@ -28,6 +28,13 @@ pub fn signal(postmaster: u32, signal: Signal) {
         assert!(matches!(sent, Ok(()) | Err(Errno::SRCH)), "a session may only have ended since they were listed");
     };
     send(postmaster);
+    let has_stopped =
+        || std::fs::read_to_string(format!("/proc/{postmaster}/stat")).is_ok_and(|stat| stat.contains(") T "));
+    let begun = Instant::now();
+    while signal == Signal::STOP && !has_stopped() {
+        assert!(begun.elapsed() < MINUTE, "the postmaster does not stop");
+        std::thread::yield_now();
+    }
     let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).expect("children");
     children.split_whitespace().map(|pid| pid.parse().expect("a number")).for_each(send);
 }
