@@ -34,8 +34,10 @@ const TENANT: &str = "simulated-";
 /// How many schedules are looked at to find one that is not the simulation's.
 const STRANGERS: u32 = 1_000;
 
-/// How long the work after the last trigger may stand still: leases of workers that died run out within seconds.
-pub const DRAIN_WAIT: Duration = Duration::from_secs(60);
+/// How long the work after the last trigger may stand still. Leases of workers that died run out within seconds; but a
+/// transaction that somebody left open when he died keeps its documents in MongoDB until the server ends it: after
+/// `transactionLifetimeLimitSeconds` (60 unless set), looked at twice in that time, so within 90 seconds.
+pub const DRAIN_WAIT: Duration = Duration::from_secs(150);
 
 /// What to simulate.
 #[derive(Debug, Clone)]

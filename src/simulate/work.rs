@@ -186,7 +186,11 @@ impl<S: Store, L: Locks> Simulation<S, L> {
             let is_over = next.status == GraphJobStatus::Completed;
             let mut is_last = false;
             if is_over {
-                let (effects, last) = self.effects(&done).await?;
+                let (effects, last) = match self.effects(&done).await {
+                    // The job was read before, and the run after, somebody else has ended them.
+                    Err(Error::Illegal { .. }) => return Ok(false),
+                    effects => effects?,
+                };
                 changes.extend(effects);
                 is_last = last;
             }
