@@ -1,7 +1,6 @@
 //! Both stores as one: the dual store, the fences, the switch.
 
 mod away;
-mod blows;
 mod contract;
 mod switch;
 
