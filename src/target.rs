@@ -23,9 +23,11 @@ pub const ACQUIRE_WAIT: Duration = Duration::from_secs(30);
 pub const TRUSTED: Duration = Duration::from_millis(500);
 
 /// What a session for statements by keys is set to: one plan for all values, joins by key, and pages in the order of an
-/// index, never sorted out of all that match.
+/// index, never sorted out of all that match. A process that stands still in a transaction keeps its rows from others for
+/// ten seconds and no longer.
 pub const KEYED: &str = "set plan_cache_mode = force_generic_plan; set enable_hashjoin = off;
-    set enable_mergejoin = off; set enable_bitmapscan = off; set enable_sort = off; set jit = off";
+    set enable_mergejoin = off; set enable_bitmapscan = off; set enable_sort = off; set jit = off;
+    set idle_in_transaction_session_timeout = '10s'";
 
 /// Oldest supported server, as `server_version_num` gives it.
 pub const OLDEST: i32 = 140_000;

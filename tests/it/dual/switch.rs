@@ -239,32 +239,6 @@ async fn a_paused_switch_that_wakes_up_after_it_was_undone_opens_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_stands_still_is_named_and_left_behind_only_when_the_operator_says_so() {
-    let bed = Bed::new().await;
-    let mut scheduler = Scheduler::start(&bed, 2);
-    scheduler.at_work().await;
-    let _mirror = followed(&bed).await;
-    turned(&bed, "mongo-primary").await;
-    let asleep = scheduler.processes.pop().expect("a process");
-    let pid = asleep.pid().expect("it runs");
-    asleep.signal(Signal::STOP);
-    let (exit, _, stderr) = switch(&bed, &["postgres-primary", "--yes", "--silent-seconds", "1"], WAIVED).await;
-    assert!(exit == Some(5) && stderr.contains(&format!("/{pid}")), "{stderr}");
-    assert_eq!(open(&bed).await, (true, false));
-    scheduler.goes_on().await;
-    let arguments = ["postgres-primary", "--yes", "--silent-seconds", "1", "--leave-behind"];
-    let (exit, objects, stderr) = switch(&bed, &arguments, WAIVED).await;
-    assert_eq!(exit, Some(0), "{objects:?} {stderr}");
-    assert_eq!(open(&bed).await, (false, true));
-    scheduler.goes_on().await;
-    // It wakes up, and finds its way to the new primary.
-    asleep.signal(Signal::CONT);
-    scheduler.processes.push(asleep);
-    scheduler.goes_on().await;
-    scheduler.nothing_is_lost(&bed).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_gate_refuses_what_is_not_shown_and_ways_that_are_none() {
     let bed = Bed::new().await;
     let scheduler = Scheduler::start(&bed, 1);
