@@ -150,7 +150,5 @@ impl Scheduler<DualStore> {
 
 /// This process, for people.
 fn name() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host: String = host.chars().take(100).collect();
-    format!("{host}/{}", std::process::id())
+    format!("{}/{}", crate::machine(), std::process::id())
 }

@@ -28,6 +28,11 @@ pub mod switch;
 pub mod target;
 pub mod verify;
 
+/// The machine's name, for people.
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().chars().take(100).collect()
+}
+
 /// An error and its sources, joined by colons.
 pub fn error_text(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source())

@@ -149,8 +149,7 @@ fn made_known(made: &Made, context: &Context) -> Result<Exit, Failure> {
 /// Whoever is at the terminal, for other operators.
 fn operator() -> String {
     let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    format!("{user}@{host}").chars().take(200).collect()
+    format!("{user}@{}", crate::machine()).chars().take(200).collect()
 }
 
 impl From<SwitchError> for Failure {

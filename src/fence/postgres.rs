@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryAs;
+use sqlx::{PgPool, Postgres};
 use uuid::Uuid;
 
 use super::{Fence, FenceError, bounded};
@@ -39,9 +41,7 @@ impl PostgresFence {
     /// What it says.
     pub async fn look(&self) -> Result<Fence, FenceError> {
         let attempted = "read the fence in PostgreSQL";
-        let found = sqlx::query_as("select phase, epoch, open from bridge.fence").fetch_optional(&self.pool);
-        let found = bounded(attempted, async { found.await.map_err(failed(attempted)) }).await?;
-        fence(found.ok_or(FenceError::Missing { backend: Backend::Postgres })?)
+        self.read(attempted, sqlx::query_as("select phase, epoch, open from bridge.fence")).await
     }
 
     /// The same, and notes that process `id` saw it.
@@ -55,7 +55,15 @@ impl PostgresFence {
             )
             select phase, epoch, open from bridge.fence",
         );
-        let found = found.bind(id).bind(name).fetch_optional(&self.pool);
+        self.read(attempted, found.bind(id).bind(name)).await
+    }
+
+    async fn read(
+        &self,
+        attempted: &'static str,
+        query: QueryAs<'_, Postgres, Row, PgArguments>,
+    ) -> Result<Fence, FenceError> {
+        let found = query.fetch_optional(&self.pool);
         let found = bounded(attempted, async { found.await.map_err(failed(attempted)) }).await?;
         fence(found.ok_or(FenceError::Missing { backend: Backend::Postgres })?)
     }

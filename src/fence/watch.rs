@@ -1,6 +1,5 @@
-//! The task that keeps a process's gate as the fences say: it renews the lease in MongoDB's, notes the process in
-//! PostgreSQL's, and leaves it, which acknowledges that it is closed, once no write is
-//! under way.
+//! The task that keeps a process's gate as the fences say: it renews the lease in MongoDB's and, once that is closed and no
+//! write is under way, gives it up, which acknowledges the closing; and it notes the process in PostgreSQL's.
 
 use std::time::Duration;
 
@@ -51,8 +50,9 @@ impl Watcher {
     /// # Errors
     /// Those of [`FenceError`], when no fence can be read.
     pub async fn start(fences: Fences, gate: Gate, name: String) -> Result<Self, FenceError> {
-        let mut watch = Watch { fences, gate, name, id: Uuid::new_v4(), at: Backend::Mongo, is_listed: false };
-        watch.find().await?;
+        let at = fences.first;
+        let mut watch = Watch { fences, gate, name, id: Uuid::new_v4(), at, is_listed: false };
+        watch.look().await?;
         let stop = CancellationToken::new();
         let task = tokio::spawn({
             let stop = stop.clone();
@@ -99,12 +99,6 @@ impl Watch {
         self.gate.close();
         self.gate.idle().await;
         self.leave().await;
-    }
-
-    /// The first look, at either store.
-    async fn find(&mut self) -> Result<(), FenceError> {
-        self.at = self.fences.first;
-        self.look().await.map(|_| ())
     }
 
     /// Looks at the fence of the store that was the primary, and at the other one's when it is closed or not told. How long

@@ -200,9 +200,7 @@ fn check_lease(key: &LockKey, lease: Duration) -> Result<(), LockError> {
 
 /// Who holds a lock, for people: the machine, the process, and an instance that no other has.
 fn owner() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host: String = host.chars().take(100).collect();
-    format!("{host}/{}/{}", std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..12])
+    format!("{}/{}/{}", crate::machine(), std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..12])
 }
 
 /// The lock id of `parts` in `namespace`: the first 8 bytes, big-endian, of SHA-256 over the namespace and the parts,

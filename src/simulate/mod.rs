@@ -35,7 +35,7 @@ const TENANT: &str = "simulated-";
 const STRANGERS: u32 = 1_000;
 
 /// How long the work after the last trigger may stand still. Leases of workers that died run out within seconds; but a
-/// transaction that somebody left open when he died keeps its documents in MongoDB until the server ends it: after
+/// transaction that a process left open when it died keeps its documents in MongoDB until the server ends it: after
 /// `transactionLifetimeLimitSeconds` (60 unless set), looked at twice in that time, so within 90 seconds.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(150);
 

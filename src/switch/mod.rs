@@ -169,15 +169,6 @@ pub enum Standing {
     Reopening(Phase, i32),
 }
 
-impl Standing {
-    /// The phase whose primary answers, or did so last.
-    pub fn phase(self) -> Phase {
-        match self {
-            Self::Open(phase) | Self::Closed(phase) | Self::Reopening(phase, _) => phase,
-        }
-    }
-}
-
 impl Fences {
     fn of(&self, backend: Backend) -> Fence {
         match backend {

@@ -26,7 +26,6 @@ struct Row {
     to_phase: String,
     step: String,
     held_by: String,
-    is_held: bool,
 }
 
 fn failed(attempted: &'static str) -> impl FnOnce(sqlx::Error) -> SwitchError {
@@ -69,10 +68,9 @@ impl Record {
             where leased_until < clock_timestamp() or holder = $1",
         );
         let taken = taken.bind(self.holder).bind(&self.name).bind(self.lease.as_secs_f64()).execute(&self.pool).await;
-        if row.is_held && taken.as_ref().is_ok_and(|taken| taken.rows_affected() == 0) {
+        if taken.map_err(failed("take the switch over"))?.rows_affected() == 0 {
             return Err(under_way(row));
         }
-        taken.map_err(failed("take the switch over"))?;
         let phase = |word: &str| word.parse().map_err(|source: UnknownPhase| unreadable(source));
         Transition::new(phase(&row.from_phase)?, phase(&row.to_phase)?)
     }
@@ -82,22 +80,28 @@ impl Record {
     /// # Errors
     /// [`SwitchError::UnderWay`] when somebody else has taken over.
     pub async fn step(&self, step: &'static str) -> Result<(), SwitchError> {
+        self.note(Some(step)).await
+    }
+
+    /// Begins the lease anew.
+    ///
+    /// # Errors
+    /// Those of [`Record::step`].
+    pub async fn keep(&self) -> Result<(), SwitchError> {
+        self.note(None).await
+    }
+
+    async fn note(&self, step: Option<&'static str>) -> Result<(), SwitchError> {
         let noted = sqlx::query(
             "update bridge.switch set step = coalesce($1, step),
                 leased_until = clock_timestamp() + make_interval(secs => $2)
             where holder = $3",
         );
-        let step = (!step.is_empty()).then_some(step);
         let noted = noted.bind(step).bind(self.lease.as_secs_f64()).bind(self.holder).execute(&self.pool).await;
         if noted.map_err(failed("note a step of the switch"))?.rows_affected() == 1 {
             return Ok(());
         }
         Err(self.row().await?.map_or(SwitchError::NoneUnderWay, under_way))
-    }
-
-    /// Begins the lease anew.
-    pub async fn keep(&self) -> Result<(), SwitchError> {
-        self.step("").await
     }
 
     /// Notes that it has ended without being made.
@@ -120,9 +124,7 @@ impl Record {
     }
 
     async fn row(&self) -> Result<Option<Row>, SwitchError> {
-        let row = sqlx::query_as(
-            "select from_phase, to_phase, step, held_by, leased_until > clock_timestamp() as is_held from bridge.switch",
-        );
+        let row = sqlx::query_as("select from_phase, to_phase, step, held_by from bridge.switch");
         row.fetch_optional(&self.pool).await.map_err(failed("read the switch"))
     }
 }

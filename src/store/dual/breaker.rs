@@ -66,11 +66,6 @@ impl Breaker {
         matches!(std::mem::replace(&mut *self.state(), open), State::Closed)
     }
 
-    /// Whether writes go through.
-    pub fn is_closed(&self) -> bool {
-        matches!(*self.state(), State::Closed)
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is one step, so it is whole even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

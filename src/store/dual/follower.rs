@@ -71,11 +71,6 @@ impl Follower {
         &self.followed
     }
 
-    /// Whether the secondary has answered when it was asked last.
-    pub fn is_well(&self) -> bool {
-        self.breaker.is_closed()
-    }
-
     /// Waits for what goes on in the background, which is bounded.
     pub async fn close(&self) {
         self.probes.close();
@@ -85,8 +80,10 @@ impl Follower {
     /// Brings the keys of `afters` level, for as long as the deadline; not at all while the secondary is known to be away.
     pub async fn follow(self: &std::sync::Arc<Self>, afters: &[After]) {
         let items: Vec<Item> = afters.iter().filter_map(item).collect();
+        if items.is_empty() {
+            return;
+        }
         match self.breaker.admit() {
-            _ if items.is_empty() => {}
             Admission::Wait => self.write(&items).await,
             Admission::Probe => {
                 let follower = self.clone();
@@ -114,7 +111,10 @@ impl Follower {
             failed => {
                 self.followed.failed.fetch_add(1, Relaxed);
                 if self.breaker.failed() {
-                    let error = failed.err().map_or_else(String::new, |_| "no answer in time".to_owned());
+                    let error = match failed {
+                        Ok(Err(error)) => error.to_string(),
+                        _ => "no answer in time".to_owned(),
+                    };
                     tracing::warn!(error, "PostgreSQL does not follow; the mirror will bring it level");
                 }
             }

@@ -83,11 +83,6 @@ impl DualStore {
         self.inside.follower.as_deref().map(Follower::followed)
     }
 
-    /// Whether the secondary has answered when it was asked last.
-    pub fn secondary_is_well(&self) -> bool {
-        self.inside.follower.as_deref().is_none_or(Follower::is_well)
-    }
-
     /// Waits for what goes on in the background, which is bounded.
     pub async fn close(&self) {
         if let Some(follower) = &self.inside.follower {

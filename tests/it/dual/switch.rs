@@ -180,7 +180,6 @@ pub async fn mended(bed: &Bed, how: Command) -> (Option<i32>, Vec<Value>) {
             return (exit, objects);
         }
         assert!(tokio::time::Instant::now() < deadline, "{stderr}");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
 
