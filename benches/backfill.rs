@@ -8,11 +8,14 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails by a panic and speaks by printing")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::{folder, median, number, write};
 use futures::future::join_all;
 use mongodb::bson::RawDocumentBuf;
 use scheduler_bridge::dataset;
@@ -53,11 +56,7 @@ async fn main() {
     if more > documents {
         figures.push(("memory".to_owned(), bench.memory(documents, more).await));
     }
-    write(&figures);
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
+    write("backfill.json", &figures.into_iter().collect::<serde_json::Map<_, _>>().into());
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -345,19 +344,6 @@ fn python() -> PathBuf {
     python
 }
 
-fn folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target").join("bench");
-    std::fs::create_dir_all(&folder).expect("make the folder of results");
-    folder
-}
-
-fn write(figures: &[(String, Value)]) {
-    let figures: serde_json::Map<String, Value> = figures.iter().cloned().collect();
-    let file = folder().join("backfill.json");
-    std::fs::write(&file, serde_json::to_string_pretty(&figures).expect("JSON") + "\n").expect("write the figures");
-    println!("figures in {}", file.display());
-}
-
 /// The largest resident size a process has had, in bytes (`VmHWM`, Linux).
 fn resident_peak(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -397,11 +383,6 @@ fn ticks(pid: &str, fields: usize) -> Option<u64> {
 
 fn rate(documents: u64, taken: Duration) -> f64 {
     f64::from(u32::try_from(documents).expect("documents")) / taken.as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn megabytes(bytes: u64) -> f64 {

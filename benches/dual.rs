@@ -7,6 +7,7 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails by a panic and speaks by printing")]
 
+mod common;
 #[path = "stores/measure.rs"]
 mod measure;
 #[path = "../tests/it/stores/samples.rs"]
@@ -30,7 +31,8 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use measure::{Figure, Operation, measured, median};
+use common::{number, write};
+use measure::{Figure, Operation, measured, middle};
 
 const CALLERS: [usize; 2] = [1, 16];
 
@@ -90,18 +92,13 @@ async fn main() {
                 }
             }
             for ((line, ..), figures) in LINES.iter().zip(&figures) {
-                let of = |part: fn(&Figure) -> f64| median(figures.iter().map(part).collect());
-                let figure = Figure {
-                    rate: of(|figure| figure.rate),
-                    p50: of(|figure| figure.p50),
-                    p99: of(|figure| figure.p99),
-                };
+                let figure = middle(figures);
                 println!("  {name:8} {callers:>3}  {line:32} {:>9.0} {:>16}", figure.rate, figure.latencies());
                 lines.push(json!({ "operation": name, "callers": callers, "line": line, "figure": figure.json() }));
             }
         }
     }
-    write(&Value::Array(lines));
+    write("dual.json", &Value::Array(lines));
 }
 
 async fn contender(servers: &Servers, name: &str, phase: Option<(Phase, Secondary)>, backend: Backend) -> Contender {
@@ -178,15 +175,4 @@ async fn operations<S: Store>(scheduler: Scheduler<S>) -> Contender {
         Box::pin(async move { drop(scheduler.runs.update(&tenant(), &id(number), &progress).await.expect("update")) })
     });
     [get, create, update]
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
-}
-
-fn write(figures: &Value) {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&folder).expect("create target/bench");
-    let text = serde_json::to_string_pretty(figures).expect("serialize");
-    std::fs::write(folder.join("dual.json"), text).expect("write the figures");
 }

@@ -8,9 +8,12 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails by a panic and speaks by printing")]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::{median, number, write};
 use futures::StreamExt;
 use mongodb::bson::{self, Bson, Document, doc, oid::ObjectId};
 use mongodb::options::{CursorType, WriteConcern};
@@ -54,10 +57,13 @@ async fn main() {
 
     let [p50, p99] = latencies(&source, &target).await;
     println!("acknowledged to visible at {RATE} writes a second: p50 {p50:.1} ms, p99 {p99:.1} ms");
-    write(&json!({
-        "events": events, "raw_drain_per_second": raw, "mirror_per_second": ours, "ratio": ours / raw,
-        "writes_per_second": RATE, "visible_p50_ms": p50, "visible_p99_ms": p99,
-    }));
+    write(
+        "mirror.json",
+        &json!({
+            "events": events, "raw_drain_per_second": raw, "mirror_per_second": ours, "ratio": ours / raw,
+            "writes_per_second": RATE, "visible_p50_ms": p50, "visible_p99_ms": p99,
+        }),
+    );
 }
 
 async fn stores(servers: &Servers) -> (Source, Target) {
@@ -211,20 +217,4 @@ async fn see_lines(target: &Target, count: u64) -> Vec<Instant> {
 
 fn rate(events: u64, taken: Duration) -> f64 {
     f64::from(u32::try_from(events).expect("a small number")) / taken.as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
-}
-
-fn write(figures: &serde_json::Value) {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&folder).expect("create target/bench");
-    let text = serde_json::to_string_pretty(figures).expect("serialize");
-    std::fs::write(folder.join("mirror.json"), text).expect("write the figures");
 }

@@ -9,6 +9,8 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails by a panic and speaks by printing")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod contenders;
 mod measure;
 mod plain_mongo;
@@ -26,8 +28,9 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::Connection;
 
+use common::{median, number, write};
 use contenders::{Contender, Pair};
-use measure::{Figure, measured, median};
+use measure::{Figure, measured, middle};
 
 const CALLERS: [usize; 2] = [1, 16];
 
@@ -51,7 +54,7 @@ async fn main() {
     let (locks, _task) = PostgresLocks::open(&SecretString::from(servers.postgres.url())).await.expect("open locks");
     let mut pairs = plain_postgres::pairs(&postgres, &locks, target.pool());
     let postgres_table = table("PostgreSQL", &mut pairs).await;
-    write(&json!({ "MongoDB": mongo_table, "PostgreSQL": postgres_table }));
+    write("stores.json", &json!({ "MongoDB": mongo_table, "PostgreSQL": postgres_table }));
 }
 
 async fn source(servers: &Servers) -> Source {
@@ -110,22 +113,6 @@ async fn round(contender: &mut Contender, cost: u64, callers: usize) -> Figure {
     measured(&contender.operation, operations.max(callers as u64), callers).await
 }
 
-fn middle(figures: &[Figure]) -> Figure {
-    let of = |part: fn(&Figure) -> f64| median(figures.iter().map(part).collect());
-    Figure { rate: of(|figure| figure.rate), p50: of(|figure| figure.p50), p99: of(|figure| figure.p99) }
-}
-
 fn rounds() -> u64 {
     number("BRIDGE_BENCH_ROUNDS", 3)
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect(name))
-}
-
-fn write(figures: &Value) {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    std::fs::create_dir_all(&folder).expect("create target/bench");
-    let text = serde_json::to_string_pretty(figures).expect("serialize");
-    std::fs::write(folder.join("stores.json"), text).expect("write the figures");
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
+use crate::common::median;
+
 /// One operation; it is told its number, which no other of the same contender has.
 pub type Operation = Arc<dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -53,7 +55,8 @@ pub async fn measured(operation: &Operation, count: u64, callers: usize) -> Figu
     Figure { rate, p50: at(50), p99: at(99) }
 }
 
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Of each part of the figures its median.
+pub fn middle(figures: &[Figure]) -> Figure {
+    let of = |part: fn(&Figure) -> f64| median(figures.iter().map(part).collect());
+    Figure { rate: of(|figure| figure.rate), p50: of(|figure| figure.p50), p99: of(|figure| figure.p99) }
 }
