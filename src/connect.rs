@@ -13,7 +13,7 @@ use crate::lock::{DualLocks, LockTask, MongoLocks, PostgresLocks};
 use crate::phase::Backend;
 use crate::scheduler::Scheduler;
 use crate::source::{Source, SourceError};
-use crate::store::dual::{DualStore, Parts, Protection};
+use crate::store::dual::{DualStore, Parts, Tuning};
 use crate::target::{Target, TargetError};
 
 /// Which stores there are, and how they are used.
@@ -29,8 +29,8 @@ pub struct Backends {
     pub lease: Duration,
     /// How long an operation waits for a switch to end.
     pub switch_wait: Duration,
-    /// How the secondary is protected.
-    pub protection: Protection,
+    /// What may be changed later.
+    pub tuning: Tuning,
     /// Sessions of PostgreSQL at most, for the store and for what follows each.
     pub connections: u32,
 }
@@ -44,7 +44,7 @@ impl Backends {
             phase_source: Backend::Mongo,
             lease: Duration::from_secs(3),
             switch_wait: Duration::from_secs(30),
-            protection: Protection::default(),
+            tuning: Tuning::default(),
             connections: 8,
         }
     }
@@ -141,7 +141,7 @@ impl Scheduler<DualStore> {
             gate,
             mongo: source.map(|source| (source.client().clone(), source.database().clone())),
             postgres: pool,
-            protection: backends.protection,
+            tuning: backends.tuning,
             wait: backends.switch_wait,
         });
         Ok(Connected { scheduler: Self::new(&store), locks, store, watcher, lock_task })

@@ -17,15 +17,14 @@ pub enum Admission {
 }
 
 /// Closed as long as the secondary answers in time.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Breaker {
-    /// How long it stays open before a probe.
-    pause: Duration,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 enum State {
+    #[default]
     Closed,
     Open {
         until: Instant,
@@ -37,18 +36,13 @@ enum State {
 }
 
 impl Breaker {
-    /// A closed one.
-    pub fn new(pause: Duration) -> Self {
-        Self { pause, state: Mutex::new(State::Closed) }
-    }
-
-    /// What the next write may do. One write in each pause is the probe.
-    pub fn admit(&self) -> Admission {
+    /// What the next write may do. One write in each `pause` is the probe.
+    pub fn admit(&self, pause: Duration) -> Admission {
         let mut state = self.state();
         match *state {
             State::Closed => Admission::Wait,
             State::Open { until } | State::Probing { until } if until <= Instant::now() => {
-                *state = State::Probing { until: Instant::now() + self.pause };
+                *state = State::Probing { until: Instant::now() + pause };
                 Admission::Probe
             }
             State::Open { .. } | State::Probing { .. } => Admission::No,
@@ -60,9 +54,9 @@ impl Breaker {
         !matches!(std::mem::replace(&mut *self.state(), State::Closed), State::Closed)
     }
 
-    /// The secondary has failed, or has not answered in time. Whether the breaker was closed.
-    pub fn failed(&self) -> bool {
-        let open = State::Open { until: Instant::now() + self.pause };
+    /// The secondary has failed, or has not answered in time: a probe comes after `pause`. Whether the breaker was closed.
+    pub fn failed(&self, pause: Duration) -> bool {
+        let open = State::Open { until: Instant::now() + pause };
         matches!(std::mem::replace(&mut *self.state(), open), State::Closed)
     }
 
@@ -79,19 +73,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_failure_opens_it_and_one_probe_a_pause_closes_it_again() {
         let pause = Duration::from_secs(1);
-        let breaker = Breaker::new(pause);
-        assert_eq!(breaker.admit(), Admission::Wait);
-        assert!(breaker.failed() && !breaker.failed());
-        assert_eq!(breaker.admit(), Admission::No);
+        let breaker = Breaker::default();
+        assert_eq!(breaker.admit(pause), Admission::Wait);
+        assert!(breaker.failed(pause) && !breaker.failed(pause));
+        assert_eq!(breaker.admit(pause), Admission::No);
         tokio::time::advance(pause).await;
-        assert_eq!([breaker.admit(), breaker.admit()], [Admission::Probe, Admission::No]);
-        assert!(!breaker.failed());
+        assert_eq!([breaker.admit(pause), breaker.admit(pause)], [Admission::Probe, Admission::No]);
+        assert!(!breaker.failed(pause));
         tokio::time::advance(pause).await;
-        assert_eq!(breaker.admit(), Admission::Probe);
+        assert_eq!(breaker.admit(pause), Admission::Probe);
         // A probe that never comes back is followed by another.
         tokio::time::advance(pause).await;
-        assert_eq!(breaker.admit(), Admission::Probe);
+        assert_eq!(breaker.admit(pause), Admission::Probe);
         assert!(breaker.succeeded() && !breaker.succeeded());
-        assert_eq!(breaker.admit(), Admission::Wait);
+        assert_eq!(breaker.admit(pause), Admission::Wait);
     }
 }

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, PgPool};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use super::Tuning;
 use super::breaker::{Admission, Breaker};
 use crate::secondary::{Item, Level, Replaces, Secondary, State};
 use crate::store::After;
@@ -17,7 +19,7 @@ use crate::store::postgres::sessions::Sessions;
 use crate::target;
 
 /// How the secondary is protected.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protection {
     /// How long a caller waits for the secondary at most.
     pub deadline: Duration,
@@ -48,19 +50,19 @@ pub struct Follower {
     sessions: Sessions,
     secondary: Secondary,
     breaker: Breaker,
-    protection: Protection,
+    tuning: watch::Receiver<Tuning>,
     followed: Followed,
     probes: TaskTracker,
 }
 
 impl Follower {
     /// Sessions beside those of the store that reads from `pool`.
-    pub fn new(pool: PgPool, protection: Protection) -> Self {
+    pub fn new(pool: PgPool, tuning: watch::Receiver<Tuning>) -> Self {
         Self {
             sessions: Sessions::new(pool),
             secondary: Secondary::new(Replaces::Older),
-            breaker: Breaker::new(protection.pause),
-            protection,
+            breaker: Breaker::default(),
+            tuning,
             followed: Followed::default(),
             probes: TaskTracker::new(),
         }
@@ -83,7 +85,7 @@ impl Follower {
         if items.is_empty() {
             return;
         }
-        match self.breaker.admit() {
+        match self.breaker.admit(self.protection().pause) {
             Admission::Wait => self.write(&items).await,
             Admission::Probe => {
                 let follower = self.clone();
@@ -95,8 +97,13 @@ impl Follower {
         }
     }
 
+    fn protection(&self) -> Protection {
+        self.tuning.borrow().protection
+    }
+
     async fn write(&self, items: &[Item]) {
-        match tokio::time::timeout(self.protection.deadline, self.transact(items)).await {
+        let protection = self.protection();
+        match tokio::time::timeout(protection.deadline, self.transact(items)).await {
             Ok(Ok(())) => {
                 self.followed.level.fetch_add(1, Relaxed);
                 if self.breaker.succeeded() {
@@ -110,7 +117,7 @@ impl Follower {
             }
             failed => {
                 self.followed.failed.fetch_add(1, Relaxed);
-                if self.breaker.failed() {
+                if self.breaker.failed(protection.pause) {
                     let error = match failed {
                         Ok(Err(error)) => error.to_string(),
                         _ => "no answer in time".to_owned(),

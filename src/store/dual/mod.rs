@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use mongodb::{Client, Database};
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::follower::Follower;
@@ -22,6 +23,15 @@ use crate::entity::Entity;
 use crate::fence::gate::{Gate, Turn};
 use crate::mapping::Key;
 use crate::phase::{Backend, Phase};
+
+/// What may be changed while the stores are used.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Tuning {
+    /// How the secondary is protected.
+    pub protection: Protection,
+    /// The share of reads, from 0 to 1, that is repeated on the secondary and compared.
+    pub shadow_fraction: f64,
+}
 
 /// The two stores behind a gate.
 #[derive(Debug, Clone)]
@@ -35,6 +45,7 @@ struct Inside {
     mongo: Option<(Client, Database)>,
     postgres: Option<PostgresStore>,
     follower: Option<Arc<Follower>>,
+    tuning: watch::Sender<Tuning>,
     /// The store of the turn that was asked for last.
     primary: Mutex<Option<(Turn, Primary)>>,
     /// How long an operation waits for a switch to end.
@@ -63,8 +74,8 @@ pub struct Parts {
     pub mongo: Option<(Client, Database)>,
     /// PostgreSQL, if the application knows it already.
     pub postgres: Option<PgPool>,
-    /// How the secondary is protected.
-    pub protection: Protection,
+    /// What may be changed later.
+    pub tuning: Tuning,
     /// How long an operation waits for a switch to end.
     pub wait: Duration,
 }
@@ -72,10 +83,16 @@ pub struct Parts {
 impl DualStore {
     /// The stores of `parts`.
     pub fn new(parts: Parts) -> Self {
-        let Parts { gate, mongo, postgres, protection, wait } = parts;
-        let follower = postgres.clone().map(|pool| Arc::new(Follower::new(pool, protection)));
+        let Parts { gate, mongo, postgres, tuning, wait } = parts;
+        let tuning = watch::Sender::new(tuning);
+        let follower = postgres.clone().map(|pool| Arc::new(Follower::new(pool, tuning.subscribe())));
         let postgres = postgres.map(PostgresStore::new);
-        Self { inside: Arc::new(Inside { gate, mongo, postgres, follower, primary: Mutex::new(None), wait }) }
+        Self { inside: Arc::new(Inside { gate, mongo, postgres, follower, tuning, primary: Mutex::new(None), wait }) }
+    }
+
+    /// Uses `tuning` from the next operation on.
+    pub fn tune(&self, tuning: Tuning) {
+        self.inside.tuning.send_replace(tuning);
     }
 
     /// What became of the writes that were to follow in PostgreSQL; nothing where there is none.

@@ -31,10 +31,11 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
         let mut backends = backends(&bed);
         let proxy = proxy(&bed).await;
         // However busy the machine is, a secondary that is well is waited for.
-        backends.protection.deadline = LIMIT;
+        backends.tuning.protection.deadline = LIMIT;
         if weather != Weather::Fair {
             // Each write is to feel the weather.
-            (backends.protection.deadline, backends.protection.pause) = (Duration::from_millis(30), Duration::ZERO);
+            (backends.tuning.protection.deadline, backends.tuning.protection.pause) =
+                (Duration::from_millis(30), Duration::ZERO);
             backends.postgres = Some(SecretString::from(through(&proxy, &bed.postgres_url)));
         }
         let connected = connect(&backends).await;
