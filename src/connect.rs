@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
+use uuid::Uuid;
 
 use crate::fence::gate::Gate;
 use crate::fence::mongo::MongoFence;
@@ -100,14 +101,15 @@ impl Scheduler<DualStore> {
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(backends: &Backends) -> Result<Connected, ConnectError> {
+        let id = Uuid::new_v4();
         let source = match &backends.mongo {
-            Some((url, database)) => match Source::open(url, database).await {
-                Ok(source) => Some(source),
-                Err(error) => {
+            Some((url, database)) => {
+                let source = Source::of_process(url, database, id).await?;
+                Some(source.clone().checked().await.unwrap_or_else(|error| {
                     tracing::warn!(error = %crate::error_text(&error), "MongoDB cannot be used yet");
-                    Some(Source::unchecked(url, database).await?)
-                }
-            },
+                    source
+                }))
+            }
             None => None,
         };
         let target = match &backends.postgres {
@@ -132,10 +134,9 @@ impl Scheduler<DualStore> {
             tracing::warn!(error = %crate::error_text(&error), "MongoDB's fence is not known");
         }
         let fences = Fences { mongo, postgres, lease: backends.lease, first: backends.phase_source };
-        let watcher = Watcher::start(fences, gate.clone(), name()).await?;
+        let watcher = Watcher::start(fences, gate.clone(), (id, name())).await?;
         let (postgres_locks, lock_task) = backends.postgres.as_ref().map(PostgresLocks::unchecked).unzip();
         let mongo_locks = source.as_ref().map(|source| MongoLocks::new(source.database()));
-        let postgres_locks = postgres_locks.zip(pool.clone());
         let locks = DualLocks::new(gate.clone(), mongo_locks, postgres_locks, backends.switch_wait);
         let store = DualStore::new(Parts {
             gate,

@@ -24,6 +24,7 @@ pub mod simulate;
 pub mod source;
 pub mod stamp;
 pub mod store;
+pub mod stray;
 pub mod switch;
 pub mod target;
 pub mod verify;

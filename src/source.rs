@@ -7,11 +7,13 @@ use mongodb::error::{Error, ErrorKind, WriteFailure};
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Database};
 use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
 
 use crate::entity::ENTITIES;
 use crate::secret::Secrets;
 
-/// The name under which the bridge's connections stand in `$currentOp`.
+/// The name under which the bridge's connections stand in `$currentOp`; those of an application's process have the name of
+/// the database and an id behind it.
 pub const APPLICATION: &str = "scheduler-bridge";
 
 /// How long the driver looks for a member that can serve an operation.
@@ -154,7 +156,12 @@ impl SourceError {
 impl Source {
     /// Connects, and refuses a server the bridge cannot read from. Does not look at `database` yet.
     pub async fn open(url: &SecretString, database: &str) -> Result<Self, SourceError> {
-        let mut source = Self::unchecked(url, database).await?;
+        Self::unchecked(url, database).await?.checked().await
+    }
+
+    /// This, once its server is found to be one that the bridge can read from.
+    pub async fn checked(self) -> Result<Self, SourceError> {
+        let mut source = self;
         source.require_replica_set().await?;
         source.version = source.require_version().await?;
         Ok(source)
@@ -162,7 +169,17 @@ impl Source {
 
     /// [`Source::open`] of a server that may be away: nothing is asked of it, and the oldest version is assumed.
     pub async fn unchecked(url: &SecretString, database: &str) -> Result<Self, SourceError> {
-        let options = options(url).await?;
+        Self::named(url, database, APPLICATION.to_owned()).await
+    }
+
+    /// [`Source::unchecked`] of process `id` of an application.
+    pub async fn of_process(url: &SecretString, database: &str, id: Uuid) -> Result<Self, SourceError> {
+        Self::named(url, database, format!("{APPLICATION} {database} {id}")).await
+    }
+
+    async fn named(url: &SecretString, database: &str, name: String) -> Result<Self, SourceError> {
+        let mut options = options(url).await?;
+        options.app_name = Some(name);
         let client = Client::with_options(options).map_err(|error| refused(url, &error))?;
         Ok(Self { database: client.database(database), client, version: OLDEST })
     }
@@ -275,7 +292,6 @@ async fn options(url: &SecretString) -> Result<ClientOptions, SourceError> {
         }
         Err(error) => return Err(refused(url, &error)),
     };
-    options.app_name = Some(APPLICATION.to_owned());
     options.server_selection_timeout.get_or_insert(SELECTION_WAIT);
     options.connect_timeout.get_or_insert(CONNECT_WAIT);
     Ok(options)

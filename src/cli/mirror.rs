@@ -125,7 +125,9 @@ impl Watch {
     pub(super) fn summary(&self) -> Result<(), Failure> {
         let (events, taken) = (self.progress.applied(), self.started.elapsed());
         self.output.text(&format!("stopped; applied {events} events in {:.1} s", taken.as_secs_f64()))?;
-        self.output.object(&json!({ "state": "stopped", "events": events, "seconds": seconds(taken) }))
+        let strays = self.progress.strays();
+        self.output
+            .object(&json!({ "state": "stopped", "events": events, "strays": strays, "seconds": seconds(taken) }))
     }
 
     fn state(&self) -> State {
@@ -167,6 +169,7 @@ impl Watch {
             "events_per_second": per_second(applied - before, now - last),
             "lag_seconds": lag.seconds,
             "lag_events": lag.events,
+            "strays": self.progress.strays(),
         }))
     }
 }

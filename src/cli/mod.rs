@@ -16,6 +16,7 @@ mod quarantine;
 mod settings;
 mod signal;
 mod simulate;
+mod stray;
 mod summary;
 mod switch;
 mod verify;
@@ -64,6 +65,8 @@ enum Command {
     Switch(switch::SwitchArgs),
     /// Look at the documents that could not become a row
     Quarantine(quarantine::QuarantineArgs),
+    /// Look at what others wrote to MongoDB while it followed PostgreSQL
+    Stray(stray::StrayArgs),
     /// Run a small scheduler on one of the stores, and check afterwards that nothing was lost
     Simulate(simulate::SimulateArgs),
     /// Show the whole move on private servers that are removed afterwards
@@ -116,6 +119,7 @@ async fn dispatched(command: Command, context: &Context) -> Result<Exit, Failure
         Command::Verify(args) => verify::run(args, context).await,
         Command::Switch(args) => switch::run(args, context).await,
         Command::Quarantine(args) => quarantine::run(args, context).await,
+        Command::Stray(args) => stray::run(args, context).await,
         Command::Simulate(args) => simulate::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
         Command::Completions(args) => completions::run(&args, Cli::command(), context.output),

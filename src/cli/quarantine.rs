@@ -108,7 +108,7 @@ fn none(entity: &Entity, id: &str) -> Failure {
 }
 
 /// Canonical extended JSON; nothing when the bytes cannot be read as a document.
-fn readable(bytes: &[u8]) -> Option<Value> {
+pub(super) fn readable(bytes: &[u8]) -> Option<Value> {
     let document = RawDocument::from_bytes(bytes).ok()?;
     Some(Bson::try_from(RawBsonRef::Document(document)).ok()?.into_canonical_extjson())
 }

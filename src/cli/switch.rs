@@ -44,6 +44,13 @@ pub(super) struct SwitchArgs {
     /// How long the new primary may take to come level while writers wait, in seconds
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub level_seconds: u64,
+    /// Accept that this client is connected to MongoDB, by its name as the gate shows it; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub accept_client: Vec<String>,
+    /// Have MongoDB (6.0 on) refuse writes of every user without the privilege bypassWriteBlockingMode, in all databases,
+    /// once it is no primary any more; the bridge and the application need that privilege
+    #[arg(long)]
+    pub block_writes: bool,
     #[command(flatten)]
     pub lease: Lease,
 }
@@ -73,7 +80,8 @@ pub(super) async fn run(args: SwitchArgs, context: &Context) -> Result<Exit, Fai
 }
 
 async fn turn(switch: &Switch, to: Phase, args: &SwitchArgs, context: &Context) -> Result<Exit, Failure> {
-    let (transition, conditions) = switch.examine(to).await?;
+    let accepted = args.accept_client.iter().cloned().collect();
+    let (transition, conditions) = switch.examine(to, &accepted).await?;
     let instances = switch.instances().await?;
     context.output.text(&gate(transition, &conditions, instances.len()))?;
     let met = conditions.iter().all(|condition| condition.met);
@@ -93,7 +101,7 @@ async fn turn(switch: &Switch, to: Phase, args: &SwitchArgs, context: &Context) 
     if context.stop.is_cancelled() {
         return Err(Failure::new(Exit::Interrupted, "stopped before anything was turned"));
     }
-    let permit = switch.permit(to).await?;
+    let permit = switch.permit(to, &accepted).await?;
     let made = switch.make(permit, options(args), &mut |step| told(&step, context)).await?;
     made_known(&made, context)
 }
@@ -103,6 +111,7 @@ fn options(args: &SwitchArgs) -> Options {
         silent_wait: Duration::from_secs(args.silent_seconds),
         leave_behind: args.leave_behind,
         level_wait: Duration::from_secs(args.level_seconds),
+        block_writes: args.block_writes,
     }
 }
 

@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, exact};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record, exact};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "audit",
@@ -22,6 +22,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("metadata", "metadata", Kind::Json),
     ],
     indexes: &[&["tenantId", "entityId", "occurredAt", "_id"], &["tenantId", "occurredAt", "_id"]],
+    owner: Owner::Mirror,
 };
 
 /// One audit record.

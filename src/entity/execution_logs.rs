@@ -4,7 +4,7 @@ use bson::Document;
 use bson::oid::ObjectId;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, exact};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record, exact};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "execution_logs",
@@ -21,6 +21,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("metadata", "metadata", Kind::Json),
     ],
     indexes: &[&["tenantId", "runId", "sequence", "_id"]],
+    owner: Owner::Mirror,
 };
 
 /// One line of a run's log.

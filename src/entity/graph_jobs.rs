@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary, exact};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record, Vocabulary, exact};
 
 /// What a graph job makes.
 pub const TYPE: Vocabulary = Vocabulary { words: &["build", "overlay"], older: &[] };
@@ -37,6 +37,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("metadata", "metadata", Kind::Json),
     ],
     indexes: &[&["tenantId", "createdAt", "_id"], &["tenantId", "status", "createdAt", "_id"]],
+    owner: Owner::Mirror,
 };
 
 /// One graph job. Ids of builds start with `gbj_`, those of overlays with `goj_`.

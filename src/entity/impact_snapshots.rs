@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::schedules::Selection;
-use super::{Entity, Field, Instant, KeyType, Kind, Record};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "impact_snapshots",
@@ -22,6 +22,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("snapshotId", "snapshot_id", Kind::Name),
     ],
     indexes: &[&["tenantId", "runId", "generatedAt", "_id"], &["tenantId", "generatedAt", "_id"]],
+    owner: Owner::Mirror,
 };
 
 /// One impact snapshot.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "locks",
@@ -14,6 +14,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("expiresAt", "expires_at", Kind::Instant),
     ],
     indexes: &[],
+    owner: Owner::Application { rising: "token" },
 };
 
 /// One lock; its id is the lock key.

@@ -53,6 +53,21 @@ pub struct Entity {
     /// The indexes that serve the queries of the entity's repository in MongoDB, by field name. Those of the table stand in
     /// `migrations/`.
     pub indexes: &'static [&'static [&'static str]],
+    /// Who writes it to MongoDB while PostgreSQL is the primary.
+    pub owner: Owner,
+}
+
+/// Who writes the documents of an entity to the store that follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The mirror alone: what anybody else writes there is a stray write.
+    Mirror,
+    /// The application itself, as long as MongoDB is there: its record stands, and PostgreSQL's follows. The field named
+    /// never falls, wherever it was counted up.
+    Application {
+        /// An integer.
+        rising: &'static str,
+    },
 }
 
 impl Entity {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary, exact};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record, Vocabulary, exact};
 
 /// How much a policy job evaluates.
 pub const MODE: Vocabulary = Vocabulary { words: &["full", "incremental", "simulate"], older: &[] };
@@ -54,6 +54,7 @@ pub(super) const ENTITY: Entity = Entity {
         &["status", "leaseExpiresAt", "_id"],
         &["leaseOwner", "_id"],
     ],
+    owner: Owner::Mirror,
 };
 
 /// One policy job. Ids read `run:P-7:2025-10-26:auto`.

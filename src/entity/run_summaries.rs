@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::runs::{RunState, Stats};
-use super::{Entity, Field, Instant, KeyType, Kind, Record};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record};
 
 pub(super) const ENTITY: Entity = Entity {
     name: "run_summaries",
@@ -17,6 +17,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("updatedAt", "updated_at", Kind::Instant),
     ],
     indexes: &[&["tenantId", "_id"]],
+    owner: Owner::Mirror,
 };
 
 /// The summary of one schedule; its id is `tenant:schedule`.

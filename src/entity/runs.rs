@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record, Vocabulary};
 
 /// Where a run is in its life. Its older writers said `pending` for `queued` and `failed` for `error`.
 pub const STATE: Vocabulary = Vocabulary {
@@ -34,6 +34,7 @@ pub(super) const ENTITY: Entity = Entity {
         &["tenantId", "state", "createdAt", "_id"],
         &["tenantId", "scheduleId", "createdAt", "_id"],
     ],
+    owner: Owner::Mirror,
 };
 
 /// One run. New ids are UUIDv7 text; old ones are anything.

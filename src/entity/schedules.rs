@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record, Vocabulary};
 
 /// What a run of the schedule does.
 pub const MODE: Vocabulary = Vocabulary { words: &["analysis-only", "content-refresh"], older: &[] };
@@ -31,6 +31,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("deletedBy", "deleted_by", Kind::Name),
     ],
     indexes: &[&["tenantId", "createdAt", "_id"]],
+    owner: Owner::Mirror,
 };
 
 /// One schedule.

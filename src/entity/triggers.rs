@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record, Vocabulary};
 
 /// Where a trigger comes from.
 pub const KIND: Vocabulary = Vocabulary { words: &["cron", "manual", "conselier", "excitor"], older: &[] };
@@ -27,6 +27,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("updatedAt", "updated_at", Kind::Instant),
     ],
     indexes: &[&["tenantId", "scheduleId", "createdAt", "_id"], &["enabled", "nextFireAt", "_id"]],
+    owner: Owner::Mirror,
 };
 
 /// One trigger.

@@ -3,7 +3,7 @@
 use bson::Document;
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Field, Instant, KeyType, Kind, Record, Vocabulary, exact};
+use super::{Entity, Field, Instant, KeyType, Kind, Owner, Record, Vocabulary, exact};
 
 /// Whether a worker takes jobs.
 pub const STATUS: Vocabulary = Vocabulary { words: &["active", "draining", "dead"], older: &[] };
@@ -24,6 +24,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("metadata", "metadata", Kind::Json),
     ],
     indexes: &[&["status", "lastHeartbeatAt", "_id"]],
+    owner: Owner::Mirror,
 };
 
 /// One worker process.

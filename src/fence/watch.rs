@@ -45,13 +45,13 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Begins to keep `gate`, which is open or waits for a switch to end when this returns.
+    /// Begins to keep `gate` of the process of that id and name; the gate is open or waits for a switch to end when this returns.
     ///
     /// # Errors
     /// Those of [`FenceError`], when no fence can be read.
-    pub async fn start(fences: Fences, gate: Gate, name: String) -> Result<Self, FenceError> {
+    pub async fn start(fences: Fences, gate: Gate, (id, name): (Uuid, String)) -> Result<Self, FenceError> {
         let at = fences.first;
-        let mut watch = Watch { fences, gate, name, id: Uuid::new_v4(), at, is_listed: false };
+        let mut watch = Watch { fences, gate, name, id, at, is_listed: false };
         watch.look().await?;
         let stop = CancellationToken::new();
         let task = tokio::spawn({

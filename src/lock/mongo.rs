@@ -1,6 +1,5 @@
 //! Locks in MongoDB: the document of a lock is its lease, written by one operation and measured by the server's clock.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -61,8 +60,7 @@ impl MongoLocks {
         let is_mine = |document: &Document| document.get_str("owner").is_ok_and(|holder| holder == owner);
         let Some(document) = document.filter(is_mine) else { return Ok(None) };
         let token = document.get_i64("token").unwrap_or_default();
-        let (deadline, record) = (watch::Sender::new(Some(deadline)), Mutex::new(document));
-        Ok(Some(MongoHeld { locks: self, key, owner, token, deadline, record }))
+        Ok(Some(MongoHeld { locks: self, key, owner, token, deadline: watch::Sender::new(Some(deadline)) }))
     }
 
     /// One operation on the lock's document where `filter` holds; the document it leaves.
@@ -114,20 +112,9 @@ pub struct MongoHeld {
     owner: String,
     token: i64,
     deadline: watch::Sender<Option<Instant>>,
-    /// The lock's document as this holder has left it.
-    record: Mutex<Document>,
 }
 
 impl MongoHeld {
-    /// The lock's document as this holder has left it.
-    pub(super) fn record(&self) -> Document {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn recorded(&self, record: Document) {
-        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = record;
-    }
-
     /// Nothing is held, and nothing is to be let go.
     fn forget(&self) {
         self.deadline.send_replace(None);
@@ -141,8 +128,7 @@ impl MongoHeld {
         let mine = doc! { "_id": self.key.id(), "owner": &self.owner, "token": self.token };
         let raised = self.locks.write(&self.key, mine, (doc! { "$set": { "token": token } }, false)).await?;
         self.token = token;
-        self.recorded(raised.ok_or_else(|| LockError::Lost { key: self.key.clone() })?);
-        Ok(())
+        raised.map(|_| ()).ok_or_else(|| LockError::Lost { key: self.key.clone() })
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -150,20 +136,10 @@ impl MongoHeld {
     }
 
     /// The document stays, with its token, for the next holder; its lease is over.
-    async fn let_go(locks: MongoLocks, key: LockKey, owner: String) -> Result<Option<Document>, LockError> {
+    async fn let_go(locks: MongoLocks, key: LockKey, owner: String) -> Result<(), LockError> {
         let set = doc! { "$set": { "expiresAt": "$$NOW" } };
         let mine = doc! { "_id": key.id(), "owner": owner };
-        locks.write(&key, mine, (set, false)).await
-    }
-
-    /// [`Held::release`]; the document that is left, unless the lock is another's by now.
-    pub(super) async fn released(&self) -> Result<Option<Document>, LockError> {
-        if self.deadline().is_none() {
-            return Ok(None);
-        }
-        let left = Self::let_go(self.locks.clone(), self.key.clone(), self.owner.clone()).await?;
-        self.forget();
-        Ok(left)
+        locks.write(&key, mine, (set, false)).await.map(|_| ())
     }
 }
 
@@ -186,9 +162,8 @@ impl Held for MongoHeld {
         };
         let set = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(lease)] } } };
         match self.locks.write(&self.key, mine, (set, false)).await? {
-            Some(record) => {
+            Some(_) => {
                 self.deadline.send_replace(Some(begun + lease));
-                self.recorded(record);
                 Ok(())
             }
             None => {
@@ -199,7 +174,12 @@ impl Held for MongoHeld {
     }
 
     async fn release(self) -> Result<(), LockError> {
-        self.released().await.map(|_| ())
+        if self.deadline().is_none() {
+            return Ok(());
+        }
+        Self::let_go(self.locks.clone(), self.key.clone(), self.owner.clone()).await?;
+        self.forget();
+        Ok(())
     }
 
     async fn lost(&self) {

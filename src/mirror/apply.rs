@@ -15,10 +15,7 @@ use crate::secondary::{Item, Level, Replaces, Secondary};
 use crate::store::postgres::arrays::{Array, INT4, INT8, TEXT};
 
 /// How long one transaction may take. PostgreSQL may be restarting, or stand still, meanwhile.
-const TRANSACTION_WAIT: Duration = Duration::from_secs(120);
-
-/// How long a statement waits for a lock that somebody else holds on a table or a row.
-const LOCK_WAIT: Duration = Duration::from_secs(30);
+pub(super) const TRANSACTION_WAIT: Duration = Duration::from_secs(120);
 
 /// Applies parts as the holder of the seat.
 pub struct Applier {
@@ -101,7 +98,7 @@ impl Applier {
         let lag = self.progress.lag_behind(position.clock, events);
         let work = async {
             let fault = Fault::target;
-            let begin = sqlx::AssertSqlSafe(self.begin());
+            let begin = sqlx::AssertSqlSafe(self.seat.begin());
             let mut transaction =
                 self.seat.pool().begin_with(begin).await.map_err(fault("begin a transaction of the mirror"))?;
             self.secondary.write(level, &mut transaction).await.map_err(fault("apply events"))?;
@@ -126,12 +123,6 @@ impl Applier {
         self.held.position = position;
         self.renewed = Instant::now();
         Ok(())
-    }
-
-    /// A transaction of a process that stands still is ended by the server when its lease is over.
-    fn begin(&self) -> String {
-        let (idle, lock) = (self.seat.lease().as_millis(), LOCK_WAIT.as_millis());
-        format!("begin; set local idle_in_transaction_session_timeout = {idle}; set local lock_timeout = {lock}")
     }
 }
 

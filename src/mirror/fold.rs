@@ -19,7 +19,7 @@ pub const FOLD_EVENTS: usize = 8_000;
 pub struct Fold {
     /// The last event of each key, in no order.
     events: HashMap<(&'static str, Key), Event>,
-    /// How many events there were.
+    /// How many events and marks there were.
     pub count: usize,
     bytes: usize,
     /// Where the stream goes on after them.
@@ -37,7 +37,7 @@ impl Fold {
     /// Adds the answer that came after those that are here.
     pub fn add(&mut self, answer: Answer) {
         self.position = answer.position;
-        self.count += answer.events.len();
+        self.count += answer.events.len() + answer.marks;
         for event in answer.events {
             self.bytes += bytes(&event);
             if let Some(earlier) = self.events.insert((event.entity.name, event.key.clone()), event) {
@@ -76,7 +76,9 @@ mod tests {
         let time = Timestamp { time: clock, increment: 1 };
         let event = |(key, change): (&str, Change)| Event { entity, key: Key::from_text(key), time, change };
         let position = Position { token: None, clock: i64::from(clock) };
-        Answer { events: events.into_iter().map(event).collect(), position, now: None, is_last: true, end: None }
+        let events = events.into_iter().map(event).collect();
+        let whole = position.clone();
+        Answer { events, position, whole, now: None, marks: 0, stamped: Vec::new(), is_last: true, end: None }
     }
 
     #[test]

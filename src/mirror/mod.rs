@@ -10,6 +10,7 @@ mod outbox;
 mod position;
 mod prepare;
 mod progress;
+mod strays;
 mod stream;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::apply::Applier;
 use self::outbox::Drain;
 use self::position::{Direction, Held, Seat};
+use self::strays::Watch;
 use self::stream::{Answer, Stream};
 use crate::anchor;
 use crate::backoff::waits;
@@ -237,25 +239,44 @@ struct Mirror {
 }
 
 impl Mirror {
-    /// Follows whichever store is the primary: PostgreSQL's outbox, or MongoDB's change stream once it has the seat.
+    /// Follows whichever store is the primary: MongoDB's change stream, or PostgreSQL's outbox. Any number of processes may
+    /// empty that; one of them watches MongoDB meanwhile.
     async fn follow(&self) -> Result<()> {
-        if self.seat.direction().await? == Direction::ToMongo {
-            return self.drain.run(&self.stop).await;
-        }
+        let direction = self.seat.direction().await?;
         if !self.seat.is_there().await? {
             self.begin().await?;
         }
-        let Some(held) = self.seated().await? else { return Ok(()) };
-        self.progress.activate(held.position.clock);
-        let followed = self.tail(held).await;
-        self.progress.deactivate();
-        followed
+        match direction {
+            Direction::ToPostgres => {
+                let Some(held) = self.seated(direction).await? else { return Ok(()) };
+                self.progress.activate(held.position.clock);
+                let followed = self.tail(held).await;
+                self.progress.deactivate();
+                followed
+            }
+            Direction::ToMongo => tokio::try_join!(self.drain.run(&self.stop), self.watch(direction)).map(|_| ()),
+        }
+    }
+
+    async fn watch(&self, direction: Direction) -> Result<()> {
+        let Some(held) = self.seated(direction).await? else { return Ok(()) };
+        let watch = || Watch::new(self.source.clone(), self.seat.clone(), held.clone(), self.progress.clone());
+        match watch().run(&self.stop).await {
+            Err(Fault::Ended(error @ (MirrorError::HistoryLost { .. } | MirrorError::Invalidated))) => {
+                // MongoDB must follow all the same; what happened meanwhile is the verifier's to find.
+                tracing::error!(error = %crate::error_text(&error), "stray writes may have been missed: verify the stores");
+                let time = anchor::take(&self.source).await.map_err(Fault::source("write an anchor"))?;
+                watch().begin_anew(time).await?;
+                Err(Fault::LeaseLost)
+            }
+            done => done,
+        }
     }
 
     /// Waits until this process is the active one; nothing when it is to stop.
-    async fn seated(&self) -> Result<Option<Held>> {
+    async fn seated(&self, direction: Direction) -> Result<Option<Held>> {
         while !self.stop.is_cancelled() {
-            if let Some(held) = self.seat.take().await? {
+            if let Some(held) = self.seat.take(direction).await? {
                 return Ok(Some(held));
             }
             self.pause(LOOK.min(self.seat.renewal())).await;
@@ -309,16 +330,16 @@ impl Mirror {
 
 /// Reads the stream until nobody takes its answers any more.
 async fn read(source: Source, held: Held, progress: Arc<Progress>, out: mpsc::Sender<Answer>) -> Result<()> {
-    let mut stream = Stream::open(&source, held.position, held.anchors).await?;
+    let mut stream = Stream::open(&source, held).await?;
     loop {
         let mut answer = stream.next().await?;
         let end = answer.end.take();
-        progress.answered(answer.events.len(), answer.now, answer.is_last);
+        progress.answered(answer.events.len() + answer.marks, answer.now, answer.is_last);
         if out.send(answer).await.is_err() {
             return Ok(()); // the applier has ended, and says why
         }
         if let Some(end) = end {
-            return Err(Fault::Ended(end));
+            return Err(Fault::Ended(end.error));
         }
     }
 }

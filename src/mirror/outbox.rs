@@ -110,10 +110,7 @@ impl Drain {
     /// Takes some keys and brings them level. Returns how many entries have left the outbox.
     async fn batch(&self) -> Result<u64> {
         let limit = self.batch.load(Relaxed);
-        let begin = AssertSqlSafe(format!(
-            "begin; set local idle_in_transaction_session_timeout = {}",
-            self.seat.lease().as_millis()
-        ));
+        let begin = AssertSqlSafe(self.seat.begin());
         let work = async {
             let mut transaction =
                 self.seat.pool().begin_with(begin).await.map_err(Fault::target("begin a transaction of the drain"))?;

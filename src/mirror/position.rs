@@ -17,6 +17,9 @@ use super::{Fault, MirrorError, Result};
 use crate::entity::Entity;
 use crate::stamp::clock;
 
+/// How long a statement waits for a lock that somebody else holds on a table or a row.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+
 /// A place in the change stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Position {
@@ -47,6 +50,8 @@ pub struct Held {
     pub epoch: i32,
     /// What is not the mirror's.
     pub anchors: Anchors,
+    /// Which store follows.
+    pub direction: Direction,
 }
 
 /// The row of the stream, as one process sees it.
@@ -78,6 +83,14 @@ impl Direction {
             _ => Err(Fault::Ended(MirrorError::Primary { phase })),
         }
     }
+
+    /// The phases in which that store follows.
+    fn phases(self) -> &'static [&'static str] {
+        match self {
+            Self::ToPostgres => &["mongo", "mongo-primary"],
+            Self::ToMongo => &["postgres-primary"],
+        }
+    }
 }
 
 #[derive(FromRow)]
@@ -104,17 +117,23 @@ impl Seat {
         self.lease / 3
     }
 
-    /// The longest that a transaction of this process may stand still: beyond that the server ends its session, so that
-    /// a paused holder does not keep rows locked from the next one.
+    /// How long a process that is not heard of stays the active one.
     pub fn lease(&self) -> Duration {
         self.lease
+    }
+
+    /// The statements that begin a transaction. That of a process that stands still is ended by the server when its lease
+    /// is over, so that a paused holder does not keep rows locked from the next one.
+    pub fn begin(&self) -> String {
+        let (idle, lock) = (self.lease.as_millis(), LOCK_WAIT.as_millis());
+        format!("begin; set local idle_in_transaction_session_timeout = {idle}; set local lock_timeout = {lock}")
     }
 
     /// Takes the seat if nobody holds it, or if whoever does is not heard of any more.
     ///
     /// # Errors
-    /// [`Fault::Ended`] when there is nothing to mirror in this direction.
-    pub async fn take(&self) -> Result<Option<Held>> {
+    /// [`Fault::Turned`] when `direction` is not that of the phase, [`Fault::Ended`] when nobody follows any more.
+    pub async fn take(&self, direction: Direction) -> Result<Option<Held>> {
         let taken: Option<Taken> = sqlx::query_as(
             "update bridge.stream s
             set holder = $1, leased_until = clock_timestamp() + make_interval(secs => $2)
@@ -128,13 +147,13 @@ impl Seat {
         .await
         .map_err(Fault::target("take the mirror's lease"))?;
         let Some(taken) = taken else { return Ok(None) };
-        if Direction::of(taken.phase)? != Direction::ToPostgres {
+        if Direction::of(taken.phase)? != direction {
             return Err(Fault::Turned);
         }
         let token = taken.token.map(RawDocumentBuf::from_bytes).transpose();
         let token = token.map_err(|_| Fault::Ended(MirrorError::Token))?;
         let position = Position { token, clock: taken.clock };
-        Ok(Some(Held { position, epoch: taken.epoch, anchors: self.anchors().await? }))
+        Ok(Some(Held { position, epoch: taken.epoch, anchors: self.anchors().await?, direction }))
     }
 
     /// Begins the lease anew again and again, for as long as it is polled: for work that may take longer than the lease.
@@ -190,8 +209,8 @@ impl Seat {
                 level_at = case when $4 = 0 and $5 = 0 then clock_timestamp() else s.level_at end,
                 updated_at = clock_timestamp()
             from bridge.fence f
-            where s.holder = $6 and s.clock <= $2 and f.epoch = $7 and f.phase in ('mongo', 'mongo-primary')
-                and not exists (select from bridge.truncated)",
+            where s.holder = $6 and s.clock <= $2 and f.epoch = $7 and f.phase = any($8)
+                and (f.open or not exists (select from bridge.truncated))",
         )
         .bind(position.token.as_ref().map(|token| token.as_bytes().to_vec()))
         .bind(position.clock)
@@ -200,6 +219,7 @@ impl Seat {
         .bind(lag.events)
         .bind(self.holder)
         .bind(held.epoch)
+        .bind(held.direction.phases())
         .execute(&mut *connection)
         .await
         .map_err(Fault::target("move the mirror on"))?;

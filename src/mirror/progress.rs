@@ -24,6 +24,7 @@ pub struct Progress {
     active: AtomicBool,
     read: AtomicU64,
     applied: AtomicU64,
+    strays: AtomicU64,
     clock: AtomicI64,
     source_clock: AtomicI64,
     is_drained: AtomicBool,
@@ -40,6 +41,16 @@ impl Progress {
     /// Events applied by this process.
     pub fn applied(&self) -> u64 {
         self.applied.load(Relaxed)
+    }
+
+    /// Stray writes that this process has found and undone: writes to MongoDB while it follows that are not the mirror's.
+    pub fn strays(&self) -> u64 {
+        self.strays.load(Relaxed)
+    }
+
+    /// Counts stray writes.
+    pub(super) fn strayed(&self, strays: usize) {
+        self.strays.fetch_add(u64::try_from(strays).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// The clock of the last event applied.

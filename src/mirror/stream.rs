@@ -15,7 +15,7 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::CursorType;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 
-use super::position::{Anchors, Position};
+use super::position::{Anchors, Direction, Held, Position};
 use super::{Fault, MirrorError, Result};
 use crate::anchor;
 use crate::entity::{self, ENTITIES, Entity};
@@ -23,6 +23,7 @@ use crate::mapping::{Key, raw};
 use crate::scan;
 use crate::source::{self, Source};
 use crate::stamp::{clock, time_of};
+use crate::store::mongo::STAMPS;
 
 /// The largest document that an event carries, in bytes.
 const LARGE: i32 = 8 << 20;
@@ -60,6 +61,17 @@ pub enum Change {
     Delete,
 }
 
+/// A key whose document the drain wrote, in the transaction of that time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Stamped {
+    /// When.
+    pub time: Timestamp,
+    /// The collection.
+    pub collection: String,
+    /// The key.
+    pub id: String,
+}
+
 /// One answer of the server.
 #[derive(Debug)]
 pub struct Answer {
@@ -67,12 +79,31 @@ pub struct Answer {
     pub events: Vec<Event>,
     /// Where the stream goes on after them.
     pub position: Position,
+    /// The last place up to there that does not part the events of one transaction.
+    pub whole: Position,
     /// The newest time that the server knew of.
     pub now: Option<Timestamp>,
+    /// How many marks there were besides: whoever wrote one waits for the position to pass it.
+    pub marks: usize,
+    /// The keys of which MongoDB was told a stamp; nothing unless that was asked for.
+    pub stamped: Vec<Stamped>,
     /// Whether the server had no more events when it answered.
     pub is_last: bool,
-    /// Why the stream cannot go on behind the events.
-    pub end: Option<MirrorError>,
+    /// What happened behind the events, that no event tells in full.
+    pub end: Option<End>,
+}
+
+/// A collection that was dropped or renamed, or all of them.
+#[derive(Debug)]
+pub struct End {
+    /// Of whose documents nobody knows what became.
+    pub whose: Vec<&'static Entity>,
+    /// When.
+    pub time: Timestamp,
+    /// Where the stream would go on; nowhere when it was invalidated.
+    pub behind: Option<RawDocumentBuf>,
+    /// What happened.
+    pub error: MirrorError,
 }
 
 /// An open change stream.
@@ -83,15 +114,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Opens the stream at `position`, without what `anchors` cover. Needs the privilege `changeStream` on the database.
+    /// Opens the stream at `position`, without what `anchors` cover; with the stamps that the drain leaves, where MongoDB
+    /// follows. Needs the privilege `changeStream` on the database.
     ///
     /// # Errors
     /// [`Fault::Ended`] when the server's history does not reach back that far.
-    pub async fn open(source: &Source, position: Position, anchors: Anchors) -> Result<Self> {
+    pub async fn open(source: &Source, held: Held) -> Result<Self> {
+        let Held { position, anchors, direction, .. } = held;
         let attempted = "open the change stream";
         let fault = |error| fault(attempted, error);
         let images = if source.has_post_images() { "whenAvailable" } else { "default" };
-        let pipeline = pipeline(&position, images).map_err(|error| fault(error.into()))?;
+        let pipeline = pipeline(&position, direction, images).map_err(|error| fault(error.into()))?;
         let command = rawdoc! { "aggregate": 1, "pipeline": pipeline, "cursor": { "batchSize": 0 } };
         let opened = source.database().run_raw_cursor_command(command).cursor_type(CursorType::TailableAwait);
         let opened = opened.batch_size(BATCH).max_time(AWAIT).batch();
@@ -114,35 +147,51 @@ impl Stream {
         let now = batch.as_raw_document().get_timestamp("operationTime").ok();
         let documents = scan::documents(batch)?;
         let is_last = documents.len() < FULL;
-        let mut events = Vec::new();
+        let (mut events, mut stamped, mut marks, mut end) = (Vec::new(), Vec::new(), 0, None);
+        let (mut whole, mut is_whole) = (self.position.clone(), true);
         for document in documents {
-            match read(document)? {
-                Read::Event(event) => events.push(event),
-                Read::End { whose, time, error } if !self.anchors.cover(&whose, time) => {
-                    return Ok(Answer { events, position: self.position.clone(), now, is_last, end: Some(error) });
-                }
-                Read::End { .. } | Read::Mark => {}
+            let time = time(document)?;
+            if clock(time) != self.position.clock {
+                whole = self.position.clone();
             }
-            self.position = Position { token: Some(token(document)?), clock: clock(time(document)?) };
+            is_whole = false;
+            match read(document, time)? {
+                Read::Event(event) => events.push(event),
+                Read::Stamped(key) => stamped.push(key),
+                // Nothing else is in its transaction.
+                Read::Mark => (marks, is_whole) = (marks + 1, true),
+                Read::End(happened) if !self.anchors.cover(&happened.whose, time) => {
+                    end = Some(happened);
+                    break;
+                }
+                Read::End(_) | Read::Other => {}
+            }
+            self.position = Position { token: Some(token(document)?), clock: clock(time) };
         }
-        if let Ok(token) =
-            batch.as_raw_document().get_document("cursor").and_then(|c| c.get_document("postBatchResumeToken"))
+        if end.is_none()
+            && let Ok(token) =
+                batch.as_raw_document().get_document("cursor").and_then(|c| c.get_document("postBatchResumeToken"))
         {
             self.position.token = Some(token.to_owned());
         }
-        Ok(Answer { events, position: self.position.clone(), now, is_last, end: None })
+        let position = self.position.clone();
+        let whole = if is_whole { position.clone() } else { whole };
+        Ok(Answer { events, position, whole, now, marks, stamped, is_last, end })
     }
 }
 
 /// From where, which events, and what of them.
-fn pipeline(position: &Position, images: &str) -> bson::error::Result<RawArrayBuf> {
+fn pipeline(position: &Position, direction: Direction, images: &str) -> bson::error::Result<RawArrayBuf> {
     // Documents after an update only where the collection keeps them: the server would look each of the others up by itself.
     let mut options = doc! { "fullDocument": images };
     match &position.token {
         Some(token) => options.insert("resumeAfter", Document::try_from(token.as_ref())?),
         None => options.insert("startAtOperationTime", time_of(position.clock)),
     };
-    let names: Vec<&str> = ENTITIES.iter().map(|entity| entity.name).chain([anchor::COLLECTION]).collect();
+    let mut names: Vec<&str> = ENTITIES.iter().map(|entity| entity.name).chain([anchor::COLLECTION]).collect();
+    if direction == Direction::ToMongo {
+        names.push(STAMPS);
+    }
     let of_us = doc! { "$or": [
         { "ns.coll": { "$in": &names } }, { "to.coll": { "$in": &names } },
         { "operationType": { "$in": ["dropDatabase", "invalidate"] } },
@@ -169,18 +218,24 @@ fn pipeline(position: &Position, images: &str) -> bson::error::Result<RawArrayBu
 enum Read {
     /// A key changed.
     Event(Event),
-    /// Nothing that concerns a row: the bridge's own anchor, an event of a kind that changes no document.
+    /// The drain has written this key's document.
+    Stamped(Stamped),
+    /// The bridge's own anchor.
     Mark,
-    /// The stream cannot go on unless collections `whose` are copied anew from a later anchor.
-    End { whose: Vec<&'static Entity>, time: Timestamp, error: MirrorError },
+    /// Nothing that concerns a row: an event of a kind that changes no document.
+    Other,
+    /// The stream cannot go on unless collections are copied anew from a later anchor.
+    End(End),
 }
 
-fn read(event: &RawDocument) -> std::result::Result<Read, Error> {
-    let time = time(event)?;
+fn read(event: &RawDocument, time: Timestamp) -> std::result::Result<Read, Error> {
     let kind = event.get_str("operationType").map_err(|_| malformed("operationType"))?;
     let collection = |field| event.get_document(field).ok().and_then(|ns| ns.get_str("coll").ok()).unwrap_or_default();
     let (from, to) = (collection("ns"), collection("to"));
-    let end = |whose, error| Ok(Read::End { whose, time, error });
+    let end = |whose, error| {
+        let behind = if matches!(error, MirrorError::Invalidated) { None } else { Some(token(event)?) };
+        Ok(Read::End(End { whose, time, behind, error }))
+    };
     let entity = entity::named(from);
     match (kind, entity) {
         ("drop", Some(entity)) => end(vec![entity], MirrorError::Dropped { collection: from.to_owned() }),
@@ -200,8 +255,19 @@ fn read(event: &RawDocument) -> std::result::Result<Read, Error> {
             };
             Ok(Read::Event(Event { entity, key, time, change }))
         }
-        _ => Ok(Read::Mark),
+        ("insert" | "replace", None) if from == STAMPS => Ok(stamped(event, time).map_or(Read::Other, Read::Stamped)),
+        (_, None) if from == anchor::COLLECTION => Ok(Read::Mark),
+        _ => Ok(Read::Other),
     }
+}
+
+/// What the drain leaves has a clock; a tombstone of MongoDB's own, which a late process may leave, has none.
+fn stamped(event: &RawDocument, time: Timestamp) -> Option<Stamped> {
+    let stamp = event.get_document("fullDocument").ok()?;
+    stamp.get_i64("clock").ok()?;
+    let id = stamp.get_document("_id").ok()?;
+    let part = |name: &str| id.get_str(name).ok().map(str::to_owned);
+    Some(Stamped { time, collection: part("collection")?, id: part("id")? })
 }
 
 fn time(event: &RawDocument) -> std::result::Result<Timestamp, Error> {

@@ -1,14 +1,17 @@
 //! What must be so before a phase may follow another (design 11), and the permit that says that it was.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
-use super::SwitchError;
+use super::{SwitchError, clients};
 use crate::entity::ENTITIES;
+use crate::fence::mongo::View;
 use crate::phase::Phase;
+use crate::source::{Source, SourceError};
 use crate::target::TargetError;
 
 /// How long a permit is good for.
@@ -94,25 +97,6 @@ pub fn permit(transition: Transition, epoch: i32, conditions: Vec<Condition>) ->
     Ok(Permit { transition, epoch, until: Instant::now() + VALID, conditions })
 }
 
-/// Looks at every condition of `transition`.
-pub async fn examine(transition: Transition, pool: &PgPool) -> Result<Vec<Condition>, SwitchError> {
-    let look = Look { pool };
-    Ok(match (transition.from, transition.to) {
-        (Phase::Mongo, _) => vec![look.caught_up().await?],
-        (Phase::MongoPrimary, _) => vec![
-            look.backfilled().await?,
-            look.quarantine().await?,
-            look.lag().await?,
-            unverified("a full verification since the backfill"),
-            unverified("read parity"),
-        ],
-        (Phase::PostgresPrimary, Phase::MongoPrimary) => {
-            vec![look.outbox().await?, unverified("the keys to compare again")]
-        }
-        _ => vec![unverified("a verification since the switch"), unverified("the time since the switch")],
-    })
-}
-
 /// A condition that needs the verifier of live stores. It is never met but in tests.
 fn unverified(name: &'static str) -> Condition {
     let met = is_waived();
@@ -126,11 +110,40 @@ fn is_waived() -> bool {
     false
 }
 
-struct Look<'a> {
-    pool: &'a PgPool,
+/// What the conditions are looked up in.
+pub(super) struct Look<'a> {
+    pub pool: &'a PgPool,
+    pub source: &'a Source,
+    pub view: &'a View,
+    /// Clients of MongoDB that the operator has accepted by name.
+    pub accepted: &'a BTreeSet<String>,
 }
 
 impl Look<'_> {
+    /// Looks at every condition of `transition`.
+    pub async fn examine(&self, transition: Transition) -> Result<Vec<Condition>, SwitchError> {
+        Ok(match (transition.from, transition.to) {
+            (Phase::Mongo, _) => vec![self.caught_up().await?],
+            (Phase::MongoPrimary, _) => vec![
+                self.backfilled().await?,
+                self.quarantine().await?,
+                self.lag().await?,
+                self.strays().await?,
+                self.clients().await?,
+                unverified("a full verification since the backfill"),
+                unverified("read parity"),
+            ],
+            (Phase::PostgresPrimary, Phase::MongoPrimary) => {
+                vec![self.outbox().await?, unverified("the keys to compare again")]
+            }
+            _ => vec![
+                self.strays().await?,
+                unverified("a verification since the switch"),
+                unverified("the time since the switch"),
+            ],
+        })
+    }
+
     async fn one<T>(&self, attempted: &'static str, sql: &'static str) -> Result<T, SwitchError>
     where
         T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
@@ -167,6 +180,32 @@ impl Look<'_> {
         let found = lag.map_or_else(|| "no mirror is running".to_owned(), |lag| format!("{lag:.1} s"));
         let met = lag.is_some_and(|lag| lag <= LAG_LIMIT);
         Ok(Condition { name: "the mirror lags at most 1 s behind", met, found })
+    }
+
+    async fn strays(&self) -> Result<Condition, SwitchError> {
+        let sql = "select count(*) from bridge.stray where accepted_at is null";
+        let count: i64 = self.one("count the stray writes", sql).await?;
+        let name = "no stray write that nobody has accepted";
+        Ok(Condition { name, met: count == 0, found: format!("{count} stray writes") })
+    }
+
+    async fn clients(&self) -> Result<Condition, SwitchError> {
+        let name = "no client of MongoDB but the application's processes";
+        let found = match clients::unregistered(self.source, self.view).await {
+            Ok(found) => found,
+            // What may not be looked at is not known to be so.
+            Err(error @ SourceError::Privilege { .. }) => {
+                return Ok(Condition { name, met: false, found: error.to_string() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (accepted, strangers): (Vec<&str>, Vec<&str>) =
+            found.iter().map(String::as_str).partition(|name| self.accepted.contains(*name));
+        let mut words = if strangers.is_empty() { "none".to_owned() } else { strangers.join(", ") };
+        if !accepted.is_empty() {
+            words += &format!("; accepted: {}", accepted.join(", "));
+        }
+        Ok(Condition { name, met: strangers.is_empty(), found: words })
     }
 
     async fn outbox(&self) -> Result<Condition, SwitchError> {

@@ -5,23 +5,24 @@
 //! numbers stand at the steps. Nothing depends on who is noted to be at the switch: operators who exclude each other save
 //! themselves work, and no more than that.
 
+mod block;
+mod clients;
 pub mod gate;
 mod record;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::gate::{Condition, Permit, Transition};
+use self::gate::{Condition, Look, Permit, Transition};
 use self::record::Record;
-use crate::anchor;
-use crate::fence::mongo::{Instance, MongoFence};
+use crate::fence::mongo::{Instance, MongoFence, View};
 use crate::fence::postgres::PostgresFence;
 use crate::fence::{self, Fence, FenceError};
 use crate::mirror::{self, MirrorError};
 use crate::phase::{Backend, Phase};
 use crate::source::{Source, SourceError};
-use crate::stamp::clock;
 use crate::store::OPERATION_WAIT;
 use crate::target::{Target, TargetError};
 
@@ -121,11 +122,18 @@ pub struct Options {
     pub leave_behind: bool,
     /// How long the new primary may take to come level, while writers wait.
     pub level_wait: Duration,
+    /// Whether MongoDB is to refuse the writes of all users that may not bypass that, once it is no primary any more.
+    pub block_writes: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { silent_wait: OPERATION_WAIT, leave_behind: false, level_wait: Duration::from_secs(10) }
+        Self {
+            silent_wait: OPERATION_WAIT,
+            leave_behind: false,
+            level_wait: Duration::from_secs(10),
+            block_writes: false,
+        }
     }
 }
 
@@ -214,27 +222,33 @@ impl Switch {
     /// Both fences as they are; MongoDB's is made where nothing was ever switched.
     pub async fn fences(&self) -> Result<Fences> {
         fence::establish(&self.mongo, Some(&self.postgres)).await?;
-        let mongo = self.mongo.look().await?.ok_or(FenceError::Missing { backend: Backend::Mongo })?.fence;
+        let mongo = self.view().await?.fence;
         Ok(Fences { mongo, postgres: self.postgres.look().await? })
+    }
+
+    async fn view(&self) -> Result<View> {
+        Ok(self.mongo.look().await?.ok_or(FenceError::Missing { backend: Backend::Mongo })?)
     }
 
     /// The application's processes that write to MongoDB.
     pub async fn instances(&self) -> Result<Vec<Instance>> {
-        let view = self.mongo.look().await?;
-        Ok(view.into_iter().flat_map(|view| view.instances.into_values()).collect())
+        Ok(self.view().await?.instances.into_values().collect())
     }
 
-    /// What must be so for `to` to follow, and whether it is.
-    pub async fn examine(&self, to: Phase) -> Result<(Transition, Vec<Condition>)> {
+    /// What must be so for `to` to follow, and whether it is; `accepted` clients of MongoDB may be connected besides the
+    /// application's processes.
+    pub async fn examine(&self, to: Phase, accepted: &BTreeSet<String>) -> Result<(Transition, Vec<Condition>)> {
         let Standing::Open(from) = self.fences().await?.standing() else { return Err(SwitchError::Half) };
         let transition = Transition::new(from, to)?;
-        Ok((transition, gate::examine(transition, self.target.pool()).await?))
+        let view = self.view().await?;
+        let look = Look { pool: self.target.pool(), source: &self.source, view: &view, accepted };
+        Ok((transition, look.examine(transition).await?))
     }
 
     /// The permit to turn to `to` now.
-    pub async fn permit(&self, to: Phase) -> Result<Permit> {
+    pub async fn permit(&self, to: Phase, accepted: &BTreeSet<String>) -> Result<Permit> {
         let fences = self.fences().await?;
-        let (transition, conditions) = self.examine(to).await?;
+        let (transition, conditions) = self.examine(to, accepted).await?;
         gate::permit(transition, fences.of(transition.from.primary()).epoch, conditions)
     }
 
@@ -320,6 +334,10 @@ impl Switch {
             self.record.step("wait for the application's processes").await?;
             self.until_acknowledged(closed, options).await?; // rule 15
             timed.done("no process writes any more");
+            if options.block_writes {
+                block::set(&self.source, true).await?;
+                timed.done("MongoDB refuses other users' writes");
+            }
         }
         self.record.step("bring the new primary level").await?;
         self.until_level(new, options.level_wait).await?; // rules 16 and 17
@@ -370,6 +388,9 @@ impl Switch {
     }
 
     async fn change(&self, backend: Backend, expected: Fence, new: Fence) -> Result<()> {
+        if backend == Backend::Mongo && new.open {
+            block::lift(&self.source).await?;
+        }
         let changed = match backend {
             Backend::Mongo => self.mongo.change(expected, new).await?.is_some(),
             Backend::Postgres => self.postgres.change(expected, new).await?,
@@ -381,7 +402,7 @@ impl Switch {
     /// operation with it.
     async fn until_acknowledged(&self, closed: Fence, options: Options) -> Result<()> {
         loop {
-            let view = self.mongo.look().await?.ok_or(FenceError::Missing { backend: Backend::Mongo })?;
+            let view = self.view().await?;
             if view.fence != closed {
                 return Err(SwitchError::Moved { backend: Backend::Mongo });
             }
@@ -403,30 +424,26 @@ impl Switch {
     async fn until_level(&self, new: Backend, wait: Duration) -> Result<()> {
         let level = async {
             match new {
-                Backend::Postgres => Ok(mirror::until_level(&self.source, &self.target).await?),
-                Backend::Mongo => self.until_drained().await,
+                Backend::Postgres => {}
+                Backend::Mongo => self.until_drained().await?,
             }
+            // Also past what the drain wrote: a stray write there would be found now, and nowhere later.
+            Ok(mirror::until_level(&self.source, &self.target).await?)
         };
         let late = |_| SwitchError::Late { backend: new, waited: wait };
         tokio::time::timeout(wait, level).await.map_err(late)?
     }
 
-    /// Waits until the outbox is empty; the mirror of the other direction will begin behind what the drain wrote.
+    /// Waits until the outbox is empty.
     async fn until_drained(&self) -> Result<()> {
         loop {
             let left = sqlx::query_scalar("select exists (select from bridge.outbox)").fetch_one(self.target.pool());
             let left: bool = left.await.map_err(|error| TargetError::of("look into the outbox", error))?;
             if !left {
-                break;
+                return Ok(());
             }
             tokio::time::sleep(LOOK).await;
         }
-        let mark = anchor::take(&self.source).await;
-        let mark = mark.map_err(|error| SourceError::of(format!("write a mark to {}", anchor::COLLECTION), error))?;
-        let moved = sqlx::query("update bridge.stream set token = null, clock = $1 where clock < $1").bind(clock(mark));
-        let moved = moved.execute(self.target.pool()).await;
-        moved.map_err(|error| TargetError::of("move the mirror's beginning on", error))?;
-        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ async fn said(command: Command, exit: i32) -> String {
 }
 
 /// The last object that a command prints with `--json`.
-async fn object(bed: &Bed, arguments: &[&str], exit: i32) -> Value {
+pub async fn object(bed: &Bed, arguments: &[&str], exit: i32) -> Value {
     let mut command = bed.bridge(arguments);
     command.arg("--json");
     last(&said(command, exit).await)

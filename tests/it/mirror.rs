@@ -2,7 +2,7 @@
 
 mod anchor;
 mod ended;
-mod history;
+pub mod history;
 mod large;
 mod load;
 pub mod memory;
@@ -57,7 +57,7 @@ async fn stop(bridge: Bridge) {
 }
 
 /// An oplog time that everything written before has behind it.
-async fn mark(bed: &Bed) -> mongodb::error::Result<Timestamp> {
+pub async fn mark(bed: &Bed) -> mongodb::error::Result<Timestamp> {
     let mut session = bed.mongo.start_session().await?;
     let anchors = bed.database.collection::<Document>("bridge_anchor");
     let count = anchors.update_one(doc! { "_id": "anchor" }, doc! { "$inc": { "taken": 1_i64 } });

@@ -4,6 +4,7 @@ mod exact;
 mod guard;
 mod histories;
 mod killed;
+mod strays;
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Puts the bed into a phase, at an epoch.
 async fn turn(bed: &Bed, phase: &str, epoch: i32) {
-    let turn = sqlx::query("update bridge.fence set phase = $1, epoch = $2").bind(phase).bind(epoch);
+    let turn = sqlx::query("update bridge.fence set phase = $1, epoch = $2, open = $1 like 'postgres%'");
+    let turn = turn.bind(phase).bind(epoch);
     turn.execute(bed.pool()).await.expect("turn");
 }
 

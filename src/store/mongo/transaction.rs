@@ -82,7 +82,7 @@ async fn end_the_dead(client: &Client) -> Result<()> {
         .aggregate([
             doc! { "$currentOp": { "idleSessions": true } },
             doc! { "$match": {
-                "type": "idleSession", "appName": APPLICATION, "transaction.timeInactiveMicros": { "$gt": silence },
+                "type": "idleSession", "appName": { "$regex": format!("^{APPLICATION}") }, "transaction.timeInactiveMicros": { "$gt": silence },
             } },
             doc! { "$replaceWith": { "id": "$lsid.id" } },
         ])

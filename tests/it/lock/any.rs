@@ -8,7 +8,6 @@ use scheduler_bridge::lock::{
 };
 use scheduler_bridge::phase::Phase;
 use secrecy::SecretString;
-use sqlx::PgPool;
 
 use crate::bed::Bed;
 use crate::stores::{self, AnyStore};
@@ -48,12 +47,11 @@ pub async fn of(store: &AnyStore, postgres_url: &str, database: &mongodb::Databa
 }
 
 /// The locks of a process that has seen `phase`.
-pub async fn in_phase(phase: Phase, postgres_url: &str, pool: &PgPool, database: &mongodb::Database) -> AnyLocks {
+pub async fn in_phase(phase: Phase, postgres_url: &str, database: &mongodb::Database) -> AnyLocks {
     let gate = Gate::new();
     gate.open(phase, 1, None);
     let postgres = postgres(postgres_url).await.expect("open locks").0;
-    let postgres = Some((postgres, pool.clone()));
-    AnyLocks::Dual(DualLocks::new(gate, Some(MongoLocks::new(database)), postgres, Duration::ZERO))
+    AnyLocks::Dual(DualLocks::new(gate, Some(MongoLocks::new(database)), Some(postgres), Duration::ZERO))
 }
 
 pub async fn postgres(url: &str) -> Result<(PostgresLocks, LockTask), LockError> {

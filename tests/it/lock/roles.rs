@@ -30,7 +30,7 @@ impl Hands {
             _ => AnyStore::Postgres(PostgresStore::new(pool.clone())),
         };
         let locks = match place.parse() {
-            Ok(phase) => any::in_phase(phase, &stage.postgres_url, &pool, &database).await,
+            Ok(phase) => any::in_phase(phase, &stage.postgres_url, &database).await,
             Err(_) => any::of(&store, &stage.postgres_url, &database).await,
         };
         Self { locks, store, database, pool }

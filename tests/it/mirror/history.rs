@@ -8,7 +8,7 @@ use crate::bed::{Bed, until};
 
 /// The smallest oplog, in megabytes. The server removes what is older than its last checkpoint, of which there is one a
 /// second in place of one a minute; the server's own test of this (`oplog_rollover.js`) has the same settings.
-const SMALL: [(&str, &str); 2] = [("oplogSize", "1"), ("syncdelay", "1")];
+pub const SMALL: [(&str, &str); 2] = [("oplogSize", "1"), ("syncdelay", "1")];
 
 /// The time of the oldest entry that there still is.
 async fn oldest(bed: &Bed) -> Timestamp {
@@ -19,7 +19,7 @@ async fn oldest(bed: &Bed) -> Timestamp {
 
 /// Writes until the oplog begins after `time`. Only writes make the server look whether there is something to remove,
 /// and only a checkpoint lets it: so they go on until it has.
-async fn roll_over(bed: &Bed, time: Timestamp) {
+pub async fn roll_over(bed: &Bed, time: Timestamp) {
     let junk = bed.database.collection::<Document>("junk");
     let line = doc! { "text": "x".repeat(100_000) };
     let rolled = async || {
