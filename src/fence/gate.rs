@@ -42,6 +42,9 @@ pub struct Gate {
 #[derive(Debug)]
 struct Inside {
     turn: Option<Open>,
+    /// The turn that was closed last. What is under way in it may come to its end as long as its lease lasts: nobody becomes
+    /// the primary before that, or before the process has acknowledged, which it does when nothing is under way.
+    closed: Option<Open>,
     turns: u64,
     under_way: usize,
 }
@@ -70,7 +73,7 @@ impl Gate {
     /// A closed gate.
     #[expect(clippy::new_without_default, reason = "a gate that nobody opens is of no use")]
     pub fn new() -> Self {
-        let inside = Inside { turn: None, turns: 0, under_way: 0 };
+        let inside = Inside { turn: None, closed: None, turns: 0, under_way: 0 };
         Self { inside: Arc::new(Mutex::new(inside)), changed: watch::Sender::new(0), look: Arc::default() }
     }
 
@@ -92,7 +95,9 @@ impl Gate {
 
     /// Closes it: nothing begins any more.
     pub fn close(&self) {
-        if self.inside().turn.take().is_some() {
+        let mut inside = self.inside();
+        if let Some(open) = inside.turn.take() {
+            inside.closed = Some(open);
             self.tell();
         }
     }
@@ -173,9 +178,11 @@ impl Pass {
         self.turn
     }
 
-    /// Whether the turn has lasted without interruption until now.
+    /// Whether the lease of the turn has lasted without interruption until now.
     pub fn holds(&self) -> bool {
-        self.gate.inside().turn.is_some_and(|open| open.turn.is(self.turn) && open.lasts())
+        let inside = self.gate.inside();
+        let mut turns = [inside.turn, inside.closed].into_iter().flatten();
+        turns.any(|open| open.turn.is(self.turn) && open.lasts())
     }
 }
 
@@ -223,7 +230,7 @@ mod tests {
         gate.open(Phase::MongoPrimary, 1, after(60_000));
         let passes = [gate.enter(LONG, None).await.unwrap(), gate.enter(LONG, None).await.unwrap()];
         gate.close();
-        assert!(!passes[0].holds());
+        assert!(passes[0].holds(), "nobody becomes the primary while its lease lasts");
         assert!(gate.enter(Duration::from_secs(1), None).await.is_none());
         let idle = tokio::spawn({
             let gate = gate.clone();
@@ -235,6 +242,20 @@ mod tests {
             drop(pass);
         }
         idle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_when_the_gate_closes_has_until_the_end_of_its_lease() {
+        let gate = Gate::new();
+        gate.open(Phase::MongoPrimary, 1, after(100));
+        let pass = gate.enter(LONG, None).await.unwrap();
+        gate.close();
+        tokio::time::advance(Duration::from_millis(60)).await;
+        assert!(pass.holds());
+        tokio::time::advance(Duration::from_millis(60)).await;
+        assert!(!pass.holds());
+        gate.open(Phase::MongoPrimary, 1, after(100));
+        assert!(!pass.holds());
     }
 
     #[tokio::test(start_paused = true)]

@@ -90,7 +90,7 @@ impl Permit {
 ///
 /// # Errors
 /// [`SwitchError::Unmet`].
-pub fn permit(transition: Transition, epoch: i32, conditions: Vec<Condition>) -> Result<Permit, SwitchError> {
+pub(super) fn permit(transition: Transition, epoch: i32, conditions: Vec<Condition>) -> Result<Permit, SwitchError> {
     if conditions.is_empty() || conditions.iter().any(|condition| !condition.met) {
         return Err(SwitchError::Unmet { conditions });
     }

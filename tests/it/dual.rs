@@ -1,7 +1,11 @@
 //! Both stores as one: the dual store, the fences, the switch.
 
 mod away;
+mod blows;
 mod contract;
+mod gate;
+mod lost;
+mod pause;
 mod switch;
 
 use std::time::Duration;

@@ -89,7 +89,7 @@ async fn assert_clean(bed: &Bed) {
 }
 
 /// The ids in a table, sorted.
-async fn ids(bed: &Bed, table: &str) -> Vec<String> {
+pub async fn ids(bed: &Bed, table: &str) -> Vec<String> {
     let query = format!("select id from scheduler.{table} order by id");
     sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(bed.pool()).await.expect("read the ids")
 }

@@ -25,14 +25,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 const WRITERS: u64 = 4;
 
 /// Writers that update a run of their own again and again, and how often they have.
-struct Writers {
+pub struct Writers {
     tasks: JoinSet<()>,
     stop: CancellationToken,
     writes: Arc<AtomicU64>,
 }
 
 impl Writers {
-    async fn start(store: &DualStore, name: &str) -> Self {
+    pub async fn start(store: &DualStore, name: &str) -> Self {
         let scheduler = Scheduler::new(store);
         let (mut tasks, stop, writes) = (JoinSet::new(), CancellationToken::new(), Arc::new(AtomicU64::new(0)));
         for writer in 0..WRITERS {
@@ -50,17 +50,22 @@ impl Writers {
         Self { tasks, stop, writes }
     }
 
+    /// Waits until they have gone on.
+    pub async fn go_on(&self) {
+        let before = self.writes.load(Relaxed);
+        until("the writers go on", LIMIT, async || self.writes.load(Relaxed) > before + 20).await;
+    }
+
     /// For a minute and a little, in which they go on; for how long.
-    async fn go_on(&self) -> Duration {
-        let (begun, mut before) = (Instant::now(), self.writes.load(Relaxed));
+    async fn go_on_for_a_minute(&self) -> Duration {
+        let begun = Instant::now();
         while begun.elapsed() < MINUTE {
-            until("the writers go on", LIMIT, async || self.writes.load(Relaxed) > before + 20).await;
-            before = self.writes.load(Relaxed);
+            self.go_on().await;
         }
         begun.elapsed()
     }
 
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended.expect("a writer");
@@ -90,7 +95,7 @@ async fn a_secondary_that_stands_still_for_a_minute_fails_no_write_and_is_level_
     let postgres = bed.servers().postgres.pid();
     let waited = followed.failed.load(Relaxed);
     signal(postgres, Signal::STOP);
-    let stopped = first.go_on().await;
+    let stopped = first.go_on_for_a_minute().await;
     // Those that were under way when it stood still have waited, and since then one probe a second, in the background.
     let waited = followed.failed.load(Relaxed) - waited;
     assert!(waited <= WRITERS + stopped.as_secs() + 1, "{waited} in {stopped:?}");
@@ -106,7 +111,7 @@ async fn a_secondary_that_stands_still_for_a_minute_fails_no_write_and_is_level_
     let second = Writers::start(&connected.store, "second").await;
     let mongo = bed.servers().mongo.pid();
     signal(mongo, Signal::STOP);
-    second.go_on().await;
+    second.go_on_for_a_minute().await;
     signal(mongo, Signal::CONT);
     second.end().await;
     crate::outbox::until_drained(&bed).await;

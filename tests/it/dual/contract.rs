@@ -1,6 +1,5 @@
 //! The contract of the repositories over the dual store: in both directions, and with a secondary that fails.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -29,14 +28,14 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
         MongoStore::new(bed.mongo.clone(), bed.database.clone(), 1).create_indexes().await.expect("create the indexes");
         turn(&bed, phase, 1).await;
         let mut backends = backends(&bed);
-        let proxy = proxy(&bed).await;
+        let proxy = Proxy::before(&bed.postgres_url).await;
         // However busy the machine is, a secondary that is well is waited for.
         backends.tuning.protection.deadline = LIMIT;
         if weather != Weather::Fair {
             // Each write is to feel the weather.
             (backends.tuning.protection.deadline, backends.tuning.protection.pause) =
                 (Duration::from_millis(30), Duration::ZERO);
-            backends.postgres = Some(SecretString::from(through(&proxy, &bed.postgres_url)));
+            backends.postgres = Some(SecretString::from(proxy.url(&bed.postgres_url)));
         }
         let connected = connect(&backends).await;
         proxy.turn(weather);
@@ -73,18 +72,6 @@ async fn empty(bed: &Bed) {
         async move { collection.delete_many(doc! {}).await }
     });
     futures::future::try_join_all(emptied).await.expect("empty MongoDB");
-}
-
-/// `url` with the proxy's port.
-fn through(proxy: &Proxy, url: &str) -> String {
-    let mut url = url::Url::parse(url).expect("a URL");
-    url.set_port(Some(proxy.port())).expect("a port");
-    url.into()
-}
-
-async fn proxy(bed: &Bed) -> Proxy {
-    let port = url::Url::parse(&bed.postgres_url).expect("a URL").port().expect("a port");
-    Proxy::before(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,15 +5,19 @@ use std::path::PathBuf;
 use rustix::process::Signal;
 use scheduler_bridge::fence::mongo::MongoFence;
 use scheduler_bridge::phase::Phase;
+use scheduler_bridge::scheduler::Error;
+use scheduler_bridge::verify::Verdict;
 use serde_json::Value;
 
-use super::LIMIT;
+use super::{LIMIT, backends, connect};
 use crate::bed::{Bed, until};
 use crate::faults::process::Bridge;
+use crate::faults::proxy::{Proxy, Weather};
 use crate::simulate::{assert_nothing_is_lost, text};
+use crate::stores::samples::run;
 
-/// Conditions that need the verifier of live stores are waived.
-pub const WAIVED: &str = "switch::unverified=return";
+/// Conditions that need the verifier of live stores are waived, and that on clients: the server is other tests' as well.
+pub const WAIVED: &str = "switch::unverified=return;switch::clients=return";
 
 /// A command of an operator.
 pub fn command(bed: &Bed, arguments: &[&str], failpoints: &str) -> std::process::Command {
@@ -24,7 +28,12 @@ pub fn command(bed: &Bed, arguments: &[&str], failpoints: &str) -> std::process:
 
 /// Runs `bridge switch` with these arguments; its exit code and the objects it prints.
 async fn switch(bed: &Bed, arguments: &[&str], failpoints: &str) -> (Option<i32>, Vec<Value>, String) {
-    let mut command = tokio::process::Command::from(command(bed, arguments, failpoints));
+    objects(command(bed, arguments, failpoints)).await
+}
+
+/// Runs a command; its exit code and the objects it prints.
+pub async fn objects(command: std::process::Command) -> (Option<i32>, Vec<Value>, String) {
+    let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(true);
     let output = tokio::time::timeout(LIMIT * 2, command.output()).await.expect("it ends").expect("run bridge");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -58,14 +67,14 @@ pub async fn followed(bed: &Bed) -> Bridge {
 }
 
 /// A scheduler of several processes over the phase, and its journals.
-struct Scheduler {
+pub struct Scheduler {
     folder: tempfile::TempDir,
     journals: Vec<PathBuf>,
     processes: Vec<Bridge>,
 }
 
 impl Scheduler {
-    fn start(bed: &Bed, count: usize) -> Self {
+    pub fn start(bed: &Bed, count: usize) -> Self {
         let mut scheduler =
             Self { folder: tempfile::tempdir().expect("a folder"), journals: Vec::new(), processes: Vec::new() };
         for _ in 0..count {
@@ -86,19 +95,19 @@ impl Scheduler {
     }
 
     /// Waits until every process works.
-    async fn at_work(&self) {
+    pub async fn at_work(&self) {
         let works = |journal: &PathBuf| std::fs::metadata(journal).is_ok_and(|found| found.len() > 2_000);
         until("everybody works", LIMIT, async || self.journals.iter().all(works)).await;
     }
 
     /// Waits until it has gone on.
-    async fn goes_on(&self) {
+    pub async fn goes_on(&self) {
         let before = self.acknowledged();
         until("the scheduler goes on", LIMIT, async || self.acknowledged() > before + 5_000).await;
     }
 
     /// Ends it, and finds every write that was acknowledged in the store of the phase.
-    async fn nothing_is_lost(self, bed: &Bed) {
+    pub async fn nothing_is_lost(self, bed: &Bed) {
         for mut process in self.processes {
             assert!(!process.is_over(), "it has ended by itself:\n{}", process.complaints());
             process.signal(Signal::TERM);
@@ -132,7 +141,12 @@ pub async fn open(bed: &Bed) -> (bool, bool) {
 }
 
 /// A switch to `to` that stands where `stands` says; begun anew as long as the gate is closed, since the mirror lags behind.
-async fn standing<A: Future<Output = bool>>(bed: &Bed, to: &str, failpoints: &str, stands: impl Fn() -> A) -> Bridge {
+pub async fn standing<A: Future<Output = bool>>(
+    bed: &Bed,
+    to: &str,
+    failpoints: &str,
+    stands: impl Fn() -> A,
+) -> Bridge {
     let begin = || Bridge::start(command(bed, &[to, "--yes"], failpoints));
     let mut process = begin();
     let look = || {
@@ -146,23 +160,30 @@ async fn standing<A: Future<Output = bool>>(bed: &Bed, to: &str, failpoints: &st
     process
 }
 
+/// The last step of the switch that is under way.
+pub async fn step(bed: &Bed) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("select step from bridge.switch").fetch_optional(bed.pool()).await
+}
+
 /// Kills a switch to `to` when it stands at `point`.
 async fn killed_at(bed: &Bed, to: &str, point: &str) {
     let failpoints = format!("{WAIVED};switch::{point}=pause");
-    let step = match point {
+    let name = match point {
         "before-close" => "close the old primary",
         _ => "open the new primary",
     };
     let stands = async || {
-        let found: Option<String> =
-            sqlx::query_scalar("select step from bridge.switch").fetch_optional(bed.pool()).await.expect("look");
+        let found = step(bed).await.expect("look");
         let is_made = point == "before-finish" && open(bed).await == (to == "mongo-primary", to == "postgres-primary");
-        found.as_deref() == Some(step) && (point != "before-finish" || is_made)
+        found.as_deref() == Some(name) && (point != "before-finish" || is_made)
     };
     let process = standing(bed, to, &failpoints, stands).await;
-    // Another operator is told so.
-    let (exit, _, stderr) = switch(bed, &["--abort"], WAIVED).await;
-    assert!(exit == Some(5) && stderr.contains("is under way by"), "{exit:?} {stderr}");
+    // Other operators are told so, whatever they want.
+    for arguments in [&["--abort"][..], &["--resume"], &["postgres-primary", "--yes"], &["mongo-primary", "--yes"]] {
+        let (exit, _, stderr) = switch(bed, arguments, WAIVED).await;
+        let words = ["is under way by", "a switch has ended half way", "there is no way"];
+        assert!(exit == Some(5) && words.iter().any(|word| stderr.contains(word)), "{exit:?} {stderr}");
+    }
     assert!(process.kill().await, "it was to be killed while it worked");
 }
 
@@ -267,10 +288,75 @@ async fn the_gate_refuses_what_is_not_shown_and_ways_that_are_none() {
     turned(&bed, "mongo-primary").await;
     // The verifier of live stores is not there yet.
     refused(&["postgres-primary", "--yes"], "", "not every condition").await;
-    let (exit, objects, _) = switch(&bed, &["postgres-primary", "--dry-run"], "").await;
+    let (exit, objects, _) = switch(&bed, &["postgres-primary", "--dry-run"], "switch::clients=return").await;
     let unmet = |object: &Value| {
         object["conditions"].as_array().map_or(0, |all| all.iter().filter(|one| one["met"] == false).count())
     };
     assert_eq!((exit, unmet(&objects[0])), (Some(5), 2), "{objects:#?}");
     scheduler.nothing_is_lost(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stands_still_is_named_and_left_behind_only_when_the_operator_says_so() {
+    let bed = Bed::new().await;
+    let mut scheduler = Scheduler::start(&bed, 2);
+    scheduler.at_work().await;
+    let _mirror = followed(&bed).await;
+    turned(&bed, "mongo-primary").await;
+    let asleep = scheduler.processes.pop().expect("a process");
+    let pid = asleep.pid().expect("it runs");
+    asleep.signal(Signal::STOP);
+    let (exit, _, stderr) = switch(&bed, &["postgres-primary", "--yes", "--silent-seconds", "1"], WAIVED).await;
+    assert!(exit == Some(5) && stderr.contains(&format!("/{pid}")), "{stderr}");
+    assert_eq!(open(&bed).await, (true, false));
+    scheduler.goes_on().await;
+    let arguments = ["postgres-primary", "--yes", "--silent-seconds", "1", "--leave-behind"];
+    let (exit, objects, stderr) = switch(&bed, &arguments, WAIVED).await;
+    assert_eq!(exit, Some(0), "{objects:?} {stderr}");
+    assert_eq!(open(&bed).await, (false, true));
+    scheduler.goes_on().await;
+    // It wakes up, and finds its way to the new primary.
+    asleep.signal(Signal::CONT);
+    scheduler.processes.push(asleep);
+    scheduler.goes_on().await;
+    scheduler.nothing_is_lost(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_that_was_left_behind_writes_late_is_acknowledged_to_nobody_and_undone() {
+    let bed = Bed::new().await;
+    let proxy = Proxy::before(&bed.mongo_url).await;
+    let mut backends = backends(&bed);
+    backends.mongo = Some((proxy.url(&bed.mongo_url).into(), bed.database.name().to_owned()));
+    let connected = connect(&backends).await;
+    let create = async |id: &str| connected.scheduler.runs.create(&run("a", id)).await;
+    create("kept").await.expect("create");
+    let mirror = followed(&bed).await;
+    turned(&bed, "mongo-primary").await;
+    create("also kept").await.expect("create");
+    // What it sends from now on is on its way, and arrives when it has been left behind.
+    proxy.turn(Weather::Still);
+    let late = create("late");
+    let left_behind = async {
+        let arguments = ["postgres-primary", "--yes", "--silent-seconds", "0", "--leave-behind"];
+        let (exit, objects, stderr) = switch(&bed, &arguments, WAIVED).await;
+        assert_eq!(exit, Some(0), "{objects:?} {stderr}");
+        proxy.turn(Weather::Fair);
+    };
+    let (late, ()) = tokio::join!(late, left_behind);
+    assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
+    let stray = "select exists (select from bridge.stray where collection = 'runs' and id = 'late')";
+    until("it is found to be stray", LIMIT, async || {
+        sqlx::query_scalar(stray).fetch_one(bed.pool()).await.expect("look")
+    })
+    .await;
+    assert!(mirror.complaints().contains("stray write"), "{}", mirror.complaints());
+    // It finds its way to the new primary.
+    create("next").await.expect("create");
+    crate::mirror::level(&bed).await;
+    crate::outbox::until_drained(&bed).await;
+    assert_eq!(crate::mirror::ids(&bed, "runs").await, ["also kept", "kept", "next"]);
+    let report = crate::verify::verify(&bed).await;
+    assert_eq!(report.verdict, Verdict::Clean, "{report:#?}");
+    connected.close().await;
 }

@@ -1,6 +1,6 @@
 //! A proxy on loopback that can be told to fail.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -29,8 +29,10 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before the server at `to`, in fair weather.
-    pub async fn before(to: SocketAddr) -> Self {
+    /// A proxy before the server on loopback that `url` leads to, in fair weather.
+    pub async fn before(url: &str) -> Self {
+        let port = url::Url::parse(url).expect("a URL").port().expect("a port");
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let weather = watch::Sender::new(Weather::Fair);
@@ -39,9 +41,15 @@ impl Proxy {
         Self { address, weather, _tasks: tasks }
     }
 
-    /// Where it listens.
-    pub fn port(&self) -> u16 {
-        self.address.port()
+    /// The URL that leads to the same server through the proxy.
+    pub fn url(&self, url: &str) -> String {
+        let mut url = url::Url::parse(url).expect("a URL");
+        url.set_port(Some(self.address.port())).expect("a port");
+        if url.scheme() == "mongodb" {
+            // Its replica set would lead past the proxy.
+            url.set_query(Some("directConnection=true"));
+        }
+        url.into()
     }
 
     /// Changes what it does, also to connections that are there.
