@@ -132,7 +132,7 @@ async fn contender(servers: &Servers, name: &str, phase: Option<(Phase, Secondar
     if secondary == Secondary::Slow {
         let slow = "create function public.slow() returns trigger language plpgsql
                 as 'begin perform pg_sleep(0.1); return null; end';
-            create trigger slow before insert or update on scheduler.runs for each statement execute function public.slow()";
+            create trigger slow before insert on scheduler.runs for each statement execute function public.slow()";
         connection.execute(slow).await.expect("make it slow");
     }
     let postgres = match secondary {
