@@ -36,8 +36,7 @@ enum Blow {
 const BLOWS: [Blow; 6] = [Blow::Writer, Blow::Pause, Blow::Mirror, Blow::Postgres, Blow::Mongo, Blow::Still];
 
 /// The flips, from `mongo-primary` on.
-const FLIPS: [Phase; 5] =
-    [Phase::PostgresPrimary, Phase::MongoPrimary, Phase::PostgresPrimary, Phase::MongoPrimary, Phase::PostgresPrimary];
+const FLIPS: [Phase; 3] = [Phase::PostgresPrimary, Phase::MongoPrimary, Phase::PostgresPrimary];
 
 /// Four writers behind proxies, a mirror, and their journals.
 struct World<'a> {
@@ -149,6 +148,15 @@ impl World<'_> {
         self.writers.iter().for_each(|writer| writer.signal(Signal::CONT));
     }
 
+    /// One more process finishes what is left, so that nothing is written any more.
+    async fn finish(&mut self, name: &str) {
+        let journal = self.folder.path().join(name);
+        let (exit, totals) = simulated(self.bed, &["phase", "--seconds", "1", "--journal", text(&journal)]).await;
+        assert_eq!(exit, Some(0), "{totals}");
+        self.journals.push(journal);
+        self.journals.retain(|journal| journal.exists());
+    }
+
     async fn goes_on(&mut self) {
         for writer in &mut self.writers {
             assert!(!writer.is_over(), "it has ended by itself:\n{}", writer.complaints());
@@ -197,15 +205,14 @@ async fn flips_forth_and_back_lose_nothing_whatever_falls() {
         assert!(!writer.is_over(), "it has ended by itself:\n{}", writer.complaints());
         writer.kill().await;
     }
-    // One more finishes what is left, so that nothing is written any more.
-    let last = world.folder.path().join("last");
-    let (exit, totals) = simulated(&bed, &["phase", "--seconds", "1", "--journal", text(&last)]).await;
-    assert_eq!(exit, Some(0), "{totals}");
-    world.journals.push(last);
-    world.journals.retain(|journal| journal.exists());
+    world.finish("last").await;
     assert_nothing_is_lost(&bed, "phase", &world.journals).await;
     crate::outbox::until_drained(&bed).await;
     let report = verify(&bed).await;
     assert_eq!(report.verdict, Verdict::Clean, "{:#?}", report.mismatches);
     assert_nothing_is_lost(&bed, "mongodb", &world.journals).await;
+    // The end of the move.
+    super::switch::turned(&bed, "postgres").await;
+    world.finish("very last").await;
+    assert_nothing_is_lost(&bed, "phase", &world.journals).await;
 }
