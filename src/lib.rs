@@ -1,6 +1,7 @@
 //! Moves a running job scheduler from MongoDB to PostgreSQL without stopping it and without losing a write.
 
 pub mod anchor;
+pub mod backend;
 pub mod backfill;
 mod backoff;
 pub mod cli;

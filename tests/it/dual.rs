@@ -6,6 +6,7 @@ mod contract;
 mod gate;
 mod lost;
 mod pause;
+mod settings;
 mod switch;
 
 use std::time::Duration;

@@ -30,11 +30,11 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
         let mut backends = backends(&bed);
         let proxy = Proxy::before(&bed.postgres_url).await;
         // However busy the machine is, a secondary that is well is waited for.
-        backends.tuning.protection.deadline = LIMIT;
+        let protection = &mut backends.settings.tuning.protection;
+        protection.deadline = LIMIT;
         if weather != Weather::Fair {
             // Each write is to feel the weather.
-            (backends.tuning.protection.deadline, backends.tuning.protection.pause) =
-                (Duration::from_millis(30), Duration::ZERO);
+            (protection.deadline, protection.pause) = (Duration::from_millis(30), Duration::from_millis(1));
             backends.postgres = Some(SecretString::from(proxy.url(&bed.postgres_url)));
         }
         let connected = connect(&backends).await;
