@@ -12,6 +12,7 @@ pub mod entity;
 pub mod fence;
 pub mod lock;
 pub mod mapping;
+pub mod metrics;
 pub mod migrate;
 pub mod mirror;
 pub mod phase;

@@ -5,6 +5,7 @@ mod blows;
 mod contract;
 mod gate;
 mod lost;
+mod metrics;
 mod pause;
 mod settings;
 mod switch;

@@ -1,6 +1,5 @@
 //! The contract of the repositories over the dual store: in both directions, and with a secondary that fails.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -51,8 +50,8 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
             }
         }
         let followed = connected.store.followed().expect("a follower");
-        for (sum, count) in counts.iter_mut().zip([&followed.level, &followed.failed, &followed.skipped]) {
-            *sum += count.load(Relaxed);
+        for (sum, tally) in counts.iter_mut().zip([&followed.level, &followed.failed, &followed.skipped]) {
+            *sum += tally.count();
         }
         proxy.turn(Weather::Fair);
         connected.close().await;

@@ -2,7 +2,6 @@
 //! file again.
 
 use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -46,7 +45,7 @@ async fn a_shorter_deadline_lets_writes_go_on_and_what_needs_a_restart_changes_n
     settings.tuning.shadow_fraction = 0.5;
     connected.reconfigure(&settings).expect("they are fit");
     tokio::time::timeout(LIMIT / 2, create("three")).await.expect("it goes on after the shorter deadline");
-    assert_eq!(connected.store.followed().expect("a follower").failed.load(Relaxed), 1);
+    assert_eq!(connected.store.followed().expect("a follower").failed.count(), 1);
     proxy.turn(Weather::Fair);
     connected.close().await;
 }
