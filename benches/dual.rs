@@ -141,7 +141,7 @@ async fn contender(servers: &Servers, name: &str, phase: Option<(Phase, Secondar
         Secondary::Well | Secondary::Slow => postgres,
     };
     let mut backends = Backends::new(Some((mongo, name.to_owned())), Some(postgres));
-    backends.connections = 16;
+    backends.settings.connections = 16;
     let connected = Scheduler::connect(&backends).await.expect("connect");
     let operations = operations(connected.scheduler.clone()).await;
     // It is used until the process ends.

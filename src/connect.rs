@@ -1,20 +1,18 @@
 //! The scheduler over whatever the phase says, now and after every switch.
 
-use std::time::Duration;
-
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use crate::backend::{BackendSettings, SettingsError};
 use crate::fence::gate::Gate;
 use crate::fence::mongo::MongoFence;
 use crate::fence::postgres::PostgresFence;
 use crate::fence::watch::{Fences, Watcher};
 use crate::fence::{self, FenceError};
 use crate::lock::{DualLocks, LockTask, MongoLocks, PostgresLocks};
-use crate::phase::Backend;
 use crate::scheduler::Scheduler;
 use crate::source::{Source, SourceError};
-use crate::store::dual::{DualStore, Parts, Tuning};
+use crate::store::dual::{DualStore, Parts};
 use crate::target::{Target, TargetError};
 
 /// Which stores there are, and how they are used.
@@ -24,30 +22,14 @@ pub struct Backends {
     pub mongo: Option<(SecretString, String)>,
     /// PostgreSQL's URL; nothing before phase `mongo-primary` is near.
     pub postgres: Option<SecretString>,
-    /// Whose fence is asked first for the phase.
-    pub phase_source: Backend,
-    /// For how long a process may write to MongoDB after it has seen the fence open.
-    pub lease: Duration,
-    /// How long an operation waits for a switch to end.
-    pub switch_wait: Duration,
-    /// What may be changed later.
-    pub tuning: Tuning,
-    /// Sessions of PostgreSQL at most, for the store and for what follows each.
-    pub connections: u32,
+    /// How they are used.
+    pub settings: BackendSettings,
 }
 
 impl Backends {
     /// Both stores, with the settings' defaults.
     pub fn new(mongo: Option<(SecretString, String)>, postgres: Option<SecretString>) -> Self {
-        Self {
-            mongo,
-            postgres,
-            phase_source: Backend::Mongo,
-            lease: Duration::from_secs(3),
-            switch_wait: Duration::from_secs(30),
-            tuning: Tuning::default(),
-            connections: 8,
-        }
+        Self { mongo, postgres, settings: BackendSettings::default() }
     }
 }
 
@@ -57,6 +39,9 @@ pub enum ConnectError {
     /// There is neither URL.
     #[error("neither MongoDB's URL nor PostgreSQL's is given")]
     Nowhere,
+    /// The settings are not valid.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// MongoDB failed.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -77,15 +62,26 @@ pub struct Connected {
     pub locks: DualLocks,
     /// The store below them.
     pub store: DualStore,
+    settings: BackendSettings,
     watcher: Watcher,
     lock_task: Option<LockTask>,
 }
 
 impl Connected {
+    /// Goes on with other settings: what is safe to change while the stores are used is used from the next operation on.
+    ///
+    /// # Errors
+    /// [`SettingsError`], with what is out of range, or needs a restart; then nothing is changed.
+    pub fn reconfigure(&self, settings: &BackendSettings) -> Result<(), SettingsError> {
+        self.settings.check_change(settings)?;
+        self.store.tune(settings.tuning);
+        Ok(())
+    }
+
     /// Ends the use: waits for what is under way, and takes the process out of the stores' lists. Dropping it instead is
     /// safe: the process is forgotten when its lease ends.
     pub async fn close(self) {
-        let Self { scheduler, locks, store, watcher, lock_task } = self;
+        let Self { scheduler, locks, store, watcher, lock_task, settings: _ } = self;
         watcher.end().await;
         store.close().await;
         locks.close().await;
@@ -102,6 +98,8 @@ impl Scheduler<DualStore> {
     /// [`ConnectError`].
     pub async fn connect(backends: &Backends) -> Result<Connected, ConnectError> {
         let id = Uuid::new_v4();
+        let settings = backends.settings;
+        settings.check()?;
         let source = match &backends.mongo {
             Some((url, database)) => {
                 let source = Source::of_process(url, database, id).await?;
@@ -113,11 +111,11 @@ impl Scheduler<DualStore> {
             None => None,
         };
         let target = match &backends.postgres {
-            Some(url) => match Target::open_prepared(url, backends.connections).await {
+            Some(url) => match Target::open_prepared(url, settings.connections).await {
                 Ok(target) => Some(target),
                 Err(error) => {
                     tracing::warn!(error = %crate::error_text(&error), "PostgreSQL cannot be used yet");
-                    Some(Target::unchecked_prepared(url, backends.connections)?)
+                    Some(Target::unchecked_prepared(url, settings.connections)?)
                 }
             },
             None => None,
@@ -133,19 +131,18 @@ impl Scheduler<DualStore> {
         {
             tracing::warn!(error = %crate::error_text(&error), "MongoDB's fence is not known");
         }
-        let fences = Fences { mongo, postgres, lease: backends.lease, first: backends.phase_source };
+        let fences = Fences { mongo, postgres, lease: settings.lease, first: settings.phase_source };
         let watcher = Watcher::start(fences, gate.clone(), (id, name())).await?;
         let (postgres_locks, lock_task) = backends.postgres.as_ref().map(PostgresLocks::unchecked).unzip();
         let mongo_locks = source.as_ref().map(|source| MongoLocks::new(source.database()));
-        let locks = DualLocks::new(gate.clone(), mongo_locks, postgres_locks, backends.switch_wait);
         let store = DualStore::new(Parts {
-            gate,
+            gate: gate.clone(),
             mongo: source.map(|source| (source.client().clone(), source.database().clone())),
             postgres: pool,
-            tuning: backends.tuning,
-            wait: backends.switch_wait,
+            tuning: settings.tuning,
         });
-        Ok(Connected { scheduler: Self::new(&store), locks, store, watcher, lock_task })
+        let locks = DualLocks::new(gate, mongo_locks, postgres_locks, store.tuning());
+        Ok(Connected { scheduler: Self::new(&store), locks, store, settings, watcher, lock_task })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Moves a running job scheduler from MongoDB to PostgreSQL without stopping it and without losing a write.
 
 pub mod anchor;
+pub mod backend;
 pub mod backfill;
 mod backoff;
 pub mod cli;
@@ -11,6 +12,7 @@ pub mod entity;
 pub mod fence;
 pub mod lock;
 pub mod mapping;
+pub mod metrics;
 pub mod migrate;
 pub mod mirror;
 pub mod phase;

@@ -13,6 +13,22 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Mongo, Self::Postgres];
+
+    /// Its name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mongo => "mongodb",
+            Self::Postgres => "postgresql",
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|backend| backend.name() == name)
+    }
+
     /// The other one.
     pub fn other(self) -> Self {
         match self {

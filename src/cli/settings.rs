@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{Exit, Failure};
+use crate::backend::BackendSettings;
 use crate::backfill::LEASE;
 use crate::entity::{self, ENTITIES, Entity};
 use crate::secret::{Secrets, has_password};
@@ -84,7 +85,7 @@ pub(super) struct Pace {
     retry_seconds: Option<u32>,
 }
 
-/// What the file says. Its keys are the flags' names.
+/// What the file says. Its keys are the flags' names, beside the table of an application over both stores.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct File {
@@ -98,6 +99,7 @@ struct File {
     chunk_bytes: Option<NonZeroU32>,
     lease_seconds: Option<NonZeroU32>,
     retry_seconds: Option<u32>,
+    backend: BackendSettings,
 }
 
 /// The settings of every command, from all their places.
@@ -107,6 +109,7 @@ pub struct Settings {
     /// The scheduler's database in MongoDB.
     pub mongo_database: String,
     postgres_url: Option<SecretString>,
+    config: Option<PathBuf>,
     file: File,
 }
 
@@ -141,6 +144,7 @@ impl Given {
             mongo_url: url(self.mongo_url, file.mongo_url.take()),
             mongo_database: database.or(file.mongo_database.take()).unwrap_or_else(|| MONGO_DATABASE.to_owned()),
             postgres_url: url(self.postgres_url, file.postgres_url.take()),
+            config: self.config,
             file,
         })
     }
@@ -153,6 +157,7 @@ impl Settings {
             mongo_url: Some(mongo_url.into()),
             mongo_database: database.to_owned(),
             postgres_url: Some(postgres_url.into()),
+            config: None,
             file: File::default(),
         }
     }
@@ -167,6 +172,16 @@ impl Settings {
     pub fn postgres_url(&self) -> Result<&SecretString, Failure> {
         let example = "postgres://user:password@host:5432/database";
         self.postgres_url.as_ref().ok_or_else(|| missing("PostgreSQL", "postgres-url", "BRIDGE_POSTGRES_URL", example))
+    }
+
+    /// How an application uses both stores.
+    pub fn backend(&self) -> BackendSettings {
+        self.file.backend
+    }
+
+    /// The same as the file says it now.
+    pub fn backend_again(&self) -> Result<BackendSettings, Failure> {
+        Ok(read(self.config.as_deref())?.backend)
     }
 
     /// What must not be printed.
@@ -232,11 +247,11 @@ pub(super) fn collection() -> impl TypedValueParser<Value = &'static Entity> {
     names.try_map(|name| entity::named(&name).ok_or("unknown collection"))
 }
 
-/// The names of the file's settings, sorted.
+/// The names of the file's settings, sorted, without those of the table.
 #[cfg(test)]
 pub(super) fn keys() -> Vec<String> {
     let refusal = toml::from_str::<File>("nonsense = 1").unwrap_err();
-    let names = refusal.message().split('`').skip(3).step_by(2);
+    let names = refusal.message().split('`').skip(3).step_by(2).filter(|name| *name != "backend");
     let mut names: Vec<String> = names.map(str::to_owned).collect();
     names.sort();
     names
@@ -300,6 +315,19 @@ mod tests {
         let failure = refused(Path::new("bridge.toml"), text, &toml::from_str::<File>(text).unwrap_err());
         assert!(failure.message.starts_with("bridge.toml, line 2: unknown field `mongo-uri`"), "{}", failure.message);
         assert!(keys().iter().all(|key| failure.message.contains(key.as_str())), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_bad_value_of_the_table_is_refused_with_its_line_its_key_and_what_it_takes() {
+        let text = "workers = 2\n[backend]\nlease-seconds = 5\nmirror-deadline-milliseconds = 0\n";
+        let failure = refused(Path::new("bridge.toml"), text, &toml::from_str::<File>(text).unwrap_err());
+        let expected = "bridge.toml, line 4: invalid value: integer `0`, expected mirror-deadline-milliseconds to be \
+                        a whole number from 1 to 60000";
+        assert_eq!(failure.message, expected);
+        let text = "[backend]\nphase-source = \"mongodb://me:hunter2@host\"\n";
+        let failure = refused(Path::new("bridge.toml"), text, &toml::from_str::<File>(text).unwrap_err());
+        assert!(failure.message.ends_with("expected phase-source to be mongodb or postgresql"), "{}", failure.message);
+        assert!(!failure.message.contains("hunter2"), "{}", failure.message);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the command to stop, the second stops it.
+//! Ctrl-C and SIGTERM: the first asks the command to stop, the second stops it. SIGHUP: the file is to be read again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -12,10 +12,18 @@ use super::{Exit, Failure};
 /// Must be called inside a runtime, which owns the task that listens.
 pub(super) fn watched() -> Result<CancellationToken, Failure> {
     let stop = CancellationToken::new();
-    let listen = |kind| signal(kind).map_err(|error| Failure::system("listen for signals", &error));
     let (interrupt, terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     drop(tokio::spawn(watch(interrupt, terminate, stop.clone())));
     Ok(stop)
+}
+
+/// Every SIGHUP from now on, which ends the process no more.
+pub(super) fn hangups() -> Result<Signal, Failure> {
+    listen(SignalKind::hangup())
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::system("listen for signals", &error))
 }
 
 async fn watch(mut interrupt: Signal, mut terminate: Signal, stop: CancellationToken) {

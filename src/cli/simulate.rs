@@ -1,5 +1,6 @@
 //! `bridge simulate`.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,9 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use tokio::signal::unix::Signal;
 
 use super::escape::escape;
-use super::{Context, Exit, Failure};
+use super::{Context, Exit, Failure, Settings, signal};
 use crate::connect::{Backends, ConnectError, Connected};
 use crate::fence::FenceError;
 use crate::lock::{LockError, Locks, MongoLocks, PostgresLocks};
@@ -33,7 +35,7 @@ pub(super) enum Place {
     Mongodb,
     /// The PostgreSQL database
     Postgresql,
-    /// Whichever the phase names, now and after every switch
+    /// Whichever the phase names, now and after every switch, as table [backend] of the file says; SIGHUP has it read again
     Phase,
 }
 
@@ -84,20 +86,27 @@ pub(super) async fn run(args: SimulateArgs, context: &Context) -> Result<Exit, F
                 Ok(Opened::Postgres(PostgresStore::new(target.pool().clone()), locks, task))
             }
             Place::Phase => {
+                let hangups = signal::hangups()?;
                 let mongo = (context.settings.mongo_url()?.clone(), context.settings.mongo_database.clone());
-                let mut backends = Backends::new(Some(mongo), Some(context.settings.postgres_url()?.clone()));
-                backends.connections = args.planners + args.workers + 2;
+                let postgres = context.settings.postgres_url()?.clone();
+                let settings = context.settings.backend();
+                let backends = Backends { mongo: Some(mongo), postgres: Some(postgres), settings };
                 // What an application's database has already: the indexes that serve its queries.
                 let source = context.source().await?;
                 let store = MongoStore::new(source.client().clone(), source.database().clone(), FIRST_EPOCH);
                 store.create_indexes().await.map_err(|error| of_store(args.store, error.into()))?;
-                Ok(Opened::Phase(Box::new(Scheduler::connect(&backends).await.map_err(of_connection)?)))
+                let connected = Scheduler::connect(&backends).await.map_err(of_connection)?;
+                Ok(Opened::Phase(Box::new(connected), hangups))
             }
         }
     };
     match context.until_stopped(open).await? {
-        Opened::Phase(connected) => {
-            let done = with(&args, context, connected.store.clone(), connected.locks.clone()).await;
+        Opened::Phase(connected, hangups) => {
+            let work = with(&args, context, connected.store.clone(), connected.locks.clone());
+            let done = tokio::select! {
+                done = work => done,
+                never = reconfigured(hangups, &connected, &context.settings) => match never {},
+            };
             connected.close().await;
             done
         }
@@ -117,7 +126,20 @@ pub(super) async fn run(args: SimulateArgs, context: &Context) -> Result<Exit, F
 enum Opened {
     Mongo(MongoStore, MongoLocks),
     Postgres(PostgresStore, PostgresLocks, crate::lock::LockTask),
-    Phase(Box<Connected>),
+    Phase(Box<Connected>, Signal),
+}
+
+/// At each SIGHUP, goes on with the table `[backend]` as the file has it then. A file that is wrong, or asks for what needs
+/// a restart, changes nothing.
+async fn reconfigured(mut hangups: Signal, connected: &Connected, settings: &Settings) -> Infallible {
+    while hangups.recv().await.is_some() {
+        let refused = |error| Failure::of(Exit::Refused, &error);
+        match settings.backend_again().and_then(|new| connected.reconfigure(&new).map_err(refused)) {
+            Ok(()) => tracing::info!("goes on with the table [backend] as the file has it"),
+            Err(failure) => tracing::warn!(error = failure.message, "the table [backend] is used as it was"),
+        }
+    }
+    std::future::pending().await
 }
 
 async fn with<S: Store, L: Locks>(args: &SimulateArgs, context: &Context, store: S, locks: L) -> Result<Exit, Failure> {
@@ -217,7 +239,8 @@ fn of_connection(error: ConnectError) -> Failure {
     match error {
         ConnectError::Source(error) | ConnectError::Fence(FenceError::Source(error)) => error.into(),
         ConnectError::Target(error) | ConnectError::Fence(FenceError::Target(error)) => error.into(),
-        error => Failure::of(Exit::Refused, &error),
+        ConnectError::Settings(_) | ConnectError::Nowhere => Failure::of(Exit::Usage, &error),
+        ConnectError::Fence(_) => Failure::of(Exit::Refused, &error),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::metrics::Waiting;
 use crate::phase::Phase;
 
 /// What a process may write, from one opening of a fence that it saw to the next interruption.
@@ -147,6 +148,7 @@ impl Gate {
     ) -> Option<T> {
         let deadline = Instant::now() + wait;
         let mut changed = self.changed.subscribe();
+        let mut waiting = None;
         loop {
             changed.borrow_and_update();
             {
@@ -156,6 +158,7 @@ impl Gate {
                     return Some(begin(&mut inside, open));
                 }
             }
+            waiting.get_or_insert_with(Waiting::begin);
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                 return None;
             }

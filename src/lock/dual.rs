@@ -8,11 +8,13 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::{Held, LockError, LockKey, Locks, MongoHeld, MongoLocks, PostgresHeld, PostgresLocks};
 use crate::fence::gate::Gate;
 use crate::phase::{Backend, Phase};
+use crate::store::dual::Tuning;
 
 /// The locks of one process in whichever stores the phase names.
 #[derive(Debug, Clone)]
@@ -21,7 +23,7 @@ pub struct DualLocks {
     mongo: Option<MongoLocks>,
     postgres: Option<PostgresLocks>,
     tasks: TaskTracker,
-    wait: Duration,
+    tuning: watch::Receiver<Tuning>,
 }
 
 /// A lock that is held where the phase said when it was taken.
@@ -34,9 +36,14 @@ pub struct DualHeld {
 }
 
 impl DualLocks {
-    /// Locks in these stores; an acquisition waits for a switch to end as long as `wait`.
-    pub fn new(gate: Gate, mongo: Option<MongoLocks>, postgres: Option<PostgresLocks>, wait: Duration) -> Self {
-        Self { gate, mongo, postgres, tasks: TaskTracker::new(), wait }
+    /// Locks in these stores; an acquisition waits for a switch to end as long as `tuning` says.
+    pub fn new(
+        gate: Gate,
+        mongo: Option<MongoLocks>,
+        postgres: Option<PostgresLocks>,
+        tuning: watch::Receiver<Tuning>,
+    ) -> Self {
+        Self { gate, mongo, postgres, tasks: TaskTracker::new(), tuning }
     }
 
     /// Waits for what goes on in the background; each part of it ends by itself within seconds.
@@ -70,7 +77,8 @@ impl Locks for DualLocks {
     async fn try_acquire(&self, key: &LockKey, lease: Duration) -> Result<Option<DualHeld>, LockError> {
         let switching =
             || LockError::Unavailable { attempted: format!("take lock {key}: no store is the primary"), source: None };
-        let turn = self.gate.turn(self.wait).await.ok_or_else(switching)?;
+        let wait = self.tuning.borrow().switch_wait;
+        let turn = self.gate.turn(wait).await.ok_or_else(switching)?;
         let mut held = DualHeld { key: key.clone(), mongo: None, postgres: None, tasks: self.tasks.clone() };
         if turn.phase != Phase::Postgres {
             held.mongo = self.mongo()?.try_acquire(key, lease).await?;

@@ -187,6 +187,7 @@ pub async fn run(
     let seat = Seat::new(target.pool().clone(), options.lease);
     let drain = Drain::new(source, seat.clone(), progress.clone());
     let mirror = Mirror { source: source.clone(), seat, drain, progress, stop };
+    mirror.progress.export();
     let mut waits = waits();
     let mut reached = None;
     while !mirror.stop.is_cancelled() {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bson::Timestamp;
 
+use crate::metrics;
 use crate::stamp::clock;
 
 /// How far the secondary is behind the primary.
@@ -67,6 +68,7 @@ impl Progress {
     /// What is left in the outbox.
     pub(super) fn left(&self, lag: Lag) {
         *self.outbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(lag);
+        self.export();
     }
 
     /// The lag once `events` more are applied, the last of them at `clock`.
@@ -85,6 +87,7 @@ impl Progress {
         self.source_clock.store(clock, Relaxed);
         self.is_drained.store(false, Relaxed);
         self.active.store(true, Relaxed);
+        self.export();
     }
 
     /// What was read and not applied is read again by whoever comes next.
@@ -92,6 +95,7 @@ impl Progress {
         self.active.store(false, Relaxed);
         self.read.store(self.applied(), Relaxed);
         *self.outbox.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.export();
     }
 
     /// Counts an answer of `events`; a short one shows that the server had no more.
@@ -99,11 +103,59 @@ impl Progress {
         self.read.fetch_add(u64::try_from(events).unwrap_or_default(), Relaxed);
         self.source_clock.fetch_max(now.map_or(0, clock), Relaxed);
         self.is_drained.store(is_short, Relaxed);
+        self.export();
     }
 
     /// Counts events that are committed.
     pub(super) fn committed(&self, events: u64, clock: i64) {
         self.applied.fetch_add(events, Relaxed);
         self.clock.fetch_max(clock, Relaxed);
+        metrics::MIRROR_EVENTS.add(events);
+        self.export();
+    }
+
+    /// Tells the metrics how far the mirror is.
+    pub(super) fn export(&self) {
+        let lag = self.lag();
+        metrics::MIRROR_ACTIVE.set(if lag.is_some() { 1.0 } else { 0.0 });
+        metrics::MIRROR_LAG_SECONDS.set(lag.map_or(f64::NAN, |lag| lag.seconds));
+        metrics::MIRROR_LAG_EVENTS.set(lag.map_or(f64::NAN, |lag| lag.events as f64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    use super::*;
+
+    #[test]
+    fn the_gauges_say_how_far_it_is_while_it_is_the_active_one() {
+        let recorder = DebuggingRecorder::new();
+        let told = recorder.snapshotter();
+        let gauges = || -> Vec<f64> {
+            let told = told.snapshot().into_vec().into_iter().filter_map(|(.., value)| match value {
+                DebugValue::Gauge(now) => Some(now.into_inner()),
+                DebugValue::Counter(_) | DebugValue::Histogram(_) => None,
+            });
+            told.collect()
+        };
+        ::metrics::with_local_recorder(&recorder, || {
+            let (progress, at) = (Progress::default(), |time| Timestamp { time, increment: 1 });
+            progress.export();
+            assert!(matches!(gauges()[..], [0.0, seconds, events] if seconds.is_nan() && events.is_nan()));
+            progress.activate(clock(at(100)));
+            progress.answered(10, Some(at(107)), false);
+            assert_eq!(gauges(), [1.0, 7.0, 10.0]);
+            progress.committed(4, clock(at(105)));
+            assert_eq!(gauges(), [1.0, 2.0, 6.0]);
+            progress.committed(6, clock(at(107)));
+            progress.answered(0, Some(at(108)), true);
+            assert_eq!(gauges(), [1.0, 0.0, 0.0]);
+            progress.left(Lag { seconds: 0.5, events: 3 });
+            assert_eq!(gauges(), [1.0, 0.5, 3.0]);
+            progress.deactivate();
+            assert!(matches!(gauges()[..], [0.0, seconds, events] if seconds.is_nan() && events.is_nan()));
+        });
     }
 }

@@ -20,6 +20,7 @@ use self::record::Record;
 use crate::fence::mongo::{Instance, MongoFence, View};
 use crate::fence::postgres::PostgresFence;
 use crate::fence::{self, Fence, FenceError};
+use crate::metrics;
 use crate::mirror::{self, MirrorError};
 use crate::phase::{Backend, Phase};
 use crate::source::{Source, SourceError};
@@ -347,7 +348,9 @@ impl Switch {
         let epoch = seen.epoch + 1;
         self.change(new, fences.of(new), Fence { phase: transition.to, epoch, open: true }).await?; // rule 18
         timed.done("opened the new primary");
-        Ok(Made { phase: transition.to, epoch, pause: begun.elapsed() })
+        let pause = begun.elapsed();
+        metrics::SWITCH_PAUSE.record(pause);
+        Ok(Made { phase: transition.to, epoch, pause })
     }
 
     /// What may still be done after the commit point, by whoever comes: it changes nothing for those that write.

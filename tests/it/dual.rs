@@ -5,7 +5,9 @@ mod blows;
 mod contract;
 mod gate;
 mod lost;
+mod metrics;
 mod pause;
+mod settings;
 mod switch;
 
 use std::time::Duration;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::metrics;
+
 /// Whether a write may go to the secondary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
@@ -17,14 +19,13 @@ pub enum Admission {
 }
 
 /// Closed as long as the secondary answers in time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Breaker {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 enum State {
-    #[default]
     Closed,
     Open {
         until: Instant,
@@ -36,6 +37,14 @@ enum State {
 }
 
 impl Breaker {
+    /// A closed one.
+    pub fn closed() -> Self {
+        metrics::BREAKER_OPEN.set(0.0);
+        metrics::BREAKER_OPENINGS.add(0);
+        metrics::BREAKER_PROBES.add(0);
+        Self { state: Mutex::new(State::Closed) }
+    }
+
     /// What the next write may do. One write in each `pause` is the probe.
     pub fn admit(&self, pause: Duration) -> Admission {
         let mut state = self.state();
@@ -43,6 +52,7 @@ impl Breaker {
             State::Closed => Admission::Wait,
             State::Open { until } | State::Probing { until } if until <= Instant::now() => {
                 *state = State::Probing { until: Instant::now() + pause };
+                metrics::BREAKER_PROBES.add(1);
                 Admission::Probe
             }
             State::Open { .. } | State::Probing { .. } => Admission::No,
@@ -51,13 +61,22 @@ impl Breaker {
 
     /// The secondary has answered. Whether the breaker was open.
     pub fn succeeded(&self) -> bool {
-        !matches!(std::mem::replace(&mut *self.state(), State::Closed), State::Closed)
+        let was_open = !matches!(std::mem::replace(&mut *self.state(), State::Closed), State::Closed);
+        if was_open {
+            metrics::BREAKER_OPEN.set(0.0);
+        }
+        was_open
     }
 
     /// The secondary has failed, or has not answered in time: a probe comes after `pause`. Whether the breaker was closed.
     pub fn failed(&self, pause: Duration) -> bool {
         let open = State::Open { until: Instant::now() + pause };
-        matches!(std::mem::replace(&mut *self.state(), open), State::Closed)
+        let was_closed = matches!(std::mem::replace(&mut *self.state(), open), State::Closed);
+        if was_closed {
+            metrics::BREAKER_OPEN.set(1.0);
+            metrics::BREAKER_OPENINGS.add(1);
+        }
+        was_closed
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -68,12 +87,14 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn one_failure_opens_it_and_one_probe_a_pause_closes_it_again() {
         let pause = Duration::from_secs(1);
-        let breaker = Breaker::default();
+        let breaker = Breaker::closed();
         assert_eq!(breaker.admit(pause), Admission::Wait);
         assert!(breaker.failed(pause) && !breaker.failed(pause));
         assert_eq!(breaker.admit(pause), Admission::No);
@@ -87,5 +108,33 @@ mod tests {
         assert_eq!(breaker.admit(pause), Admission::Probe);
         assert!(breaker.succeeded() && !breaker.succeeded());
         assert_eq!(breaker.admit(pause), Admission::Wait);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn its_openings_and_probes_are_counted() {
+        let recorder = DebuggingRecorder::new();
+        let told = recorder.snapshotter();
+        let told = || -> Vec<f64> {
+            let value = |value| match value {
+                DebugValue::Gauge(now) => now.into_inner(),
+                DebugValue::Counter(count) => count as f64,
+                DebugValue::Histogram(_) => f64::NAN,
+            };
+            told.snapshot().into_vec().into_iter().map(|(.., told)| value(told)).collect()
+        };
+        let _local = ::metrics::set_default_local_recorder(&recorder);
+        let pause = Duration::from_secs(1);
+        let breaker = Breaker::closed();
+        // Whether it is open, and how many openings and probes there were since it was last looked.
+        assert_eq!(told(), [0.0, 0.0, 0.0]);
+        assert!(breaker.failed(pause) && !breaker.failed(pause));
+        assert_eq!(told(), [1.0, 1.0, 0.0]);
+        tokio::time::advance(pause).await;
+        assert_eq!([breaker.admit(pause), breaker.admit(pause)], [Admission::Probe, Admission::No]);
+        assert!(!breaker.failed(pause));
+        assert_eq!(told()[1..], [0.0, 1.0]);
+        tokio::time::advance(pause).await;
+        assert!(breaker.admit(pause) == Admission::Probe && breaker.succeeded());
+        assert_eq!(told(), [0.0, 0.0, 1.0]);
     }
 }

@@ -4,15 +4,16 @@
 //! secondary needs no follower: every write of PostgreSQL's is in the outbox, in its own transaction, and a second write
 //! of the same document, with a transaction and a stamp of its own, would cost the caller more than the first one.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, PgPool};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::Tuning;
 use super::breaker::{Admission, Breaker};
+use crate::metrics::{self, Tally};
 use crate::secondary::{Item, Level, Replaces, Secondary, State};
 use crate::store::After;
 use crate::store::postgres::sessions::Sessions;
@@ -34,14 +35,21 @@ impl Default for Protection {
 }
 
 /// What became of the writes that were to follow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Followed {
     /// The secondary has them.
-    pub level: AtomicU64,
+    pub level: Tally,
     /// It failed, or did not answer in time.
-    pub failed: AtomicU64,
+    pub failed: Tally,
     /// It was not asked, since it had failed before.
-    pub skipped: AtomicU64,
+    pub skipped: Tally,
+}
+
+impl Followed {
+    fn new() -> Self {
+        let tally = |outcome| Tally::new(metrics::SECONDARY_WRITES, outcome);
+        Self { level: tally("level"), failed: tally("failed"), skipped: tally("skipped") }
+    }
 }
 
 /// Brings PostgreSQL level.
@@ -61,9 +69,9 @@ impl Follower {
         Self {
             sessions: Sessions::new(pool),
             secondary: Secondary::new(Replaces::Older),
-            breaker: Breaker::default(),
+            breaker: Breaker::closed(),
             tuning,
-            followed: Followed::default(),
+            followed: Followed::new(),
             probes: TaskTracker::new(),
         }
     }
@@ -91,9 +99,7 @@ impl Follower {
                 let follower = self.clone();
                 self.probes.spawn(async move { follower.write(&items).await });
             }
-            Admission::No => {
-                self.followed.skipped.fetch_add(1, Relaxed);
-            }
+            Admission::No => self.followed.skipped.one(),
         }
     }
 
@@ -103,20 +109,23 @@ impl Follower {
 
     async fn write(&self, items: &[Item]) {
         let protection = self.protection();
-        match tokio::time::timeout(protection.deadline, self.transact(items)).await {
+        let begun = Instant::now();
+        let done = tokio::time::timeout(protection.deadline, self.transact(items)).await;
+        metrics::SECONDARY_SECONDS.record(begun.elapsed());
+        match done {
             Ok(Ok(())) => {
-                self.followed.level.fetch_add(1, Relaxed);
+                self.followed.level.one();
                 if self.breaker.succeeded() {
                     tracing::info!("PostgreSQL follows again");
                 }
             }
             // The document is to blame, not the server: the mirror quarantines it.
             Ok(Err(error)) if target::refuses_data(&error) => {
-                self.followed.failed.fetch_add(1, Relaxed);
+                self.followed.failed.one();
                 tracing::warn!(%error, "PostgreSQL refused a write of the dual store; the mirror will come upon it");
             }
             failed => {
-                self.followed.failed.fetch_add(1, Relaxed);
+                self.followed.failed.one();
                 if self.breaker.failed(protection.pause) {
                     let error = match failed {
                         Ok(Err(error)) => error.to_string(),

@@ -25,12 +25,20 @@ use crate::mapping::Key;
 use crate::phase::{Backend, Phase};
 
 /// What may be changed while the stores are used.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tuning {
     /// How the secondary is protected.
     pub protection: Protection,
     /// The share of reads, from 0 to 1, that is repeated on the secondary and compared.
     pub shadow_fraction: f64,
+    /// How long an operation waits for a switch to end.
+    pub switch_wait: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { protection: Protection::default(), shadow_fraction: 0.0, switch_wait: Duration::from_secs(30) }
+    }
 }
 
 /// The two stores behind a gate.
@@ -48,8 +56,6 @@ struct Inside {
     tuning: watch::Sender<Tuning>,
     /// The store of the turn that was asked for last.
     primary: Mutex<Option<(Turn, Primary)>>,
-    /// How long an operation waits for a switch to end.
-    wait: Duration,
 }
 
 /// Why a write is not known to have been made.
@@ -76,23 +82,30 @@ pub struct Parts {
     pub postgres: Option<PgPool>,
     /// What may be changed later.
     pub tuning: Tuning,
-    /// How long an operation waits for a switch to end.
-    pub wait: Duration,
 }
 
 impl DualStore {
     /// The stores of `parts`.
     pub fn new(parts: Parts) -> Self {
-        let Parts { gate, mongo, postgres, tuning, wait } = parts;
+        let Parts { gate, mongo, postgres, tuning } = parts;
         let tuning = watch::Sender::new(tuning);
         let follower = postgres.clone().map(|pool| Arc::new(Follower::new(pool, tuning.subscribe())));
         let postgres = postgres.map(PostgresStore::new);
-        Self { inside: Arc::new(Inside { gate, mongo, postgres, follower, tuning, primary: Mutex::new(None), wait }) }
+        Self { inside: Arc::new(Inside { gate, mongo, postgres, follower, tuning, primary: Mutex::new(None) }) }
     }
 
     /// Uses `tuning` from the next operation on.
     pub fn tune(&self, tuning: Tuning) {
         self.inside.tuning.send_replace(tuning);
+    }
+
+    /// What is used now, and every change of it.
+    pub fn tuning(&self) -> watch::Receiver<Tuning> {
+        self.inside.tuning.subscribe()
+    }
+
+    fn switch_wait(&self) -> Duration {
+        self.inside.tuning.borrow().switch_wait
     }
 
     /// What became of the writes that were to follow in PostgreSQL; nothing where there is none.
@@ -109,7 +122,7 @@ impl DualStore {
 
     /// The store that answers now.
     async fn reader(&self, attempted: impl FnOnce() -> String) -> Result<Primary, StoreError> {
-        let turn = self.inside.gate.turn(self.inside.wait).await;
+        let turn = self.inside.gate.turn(self.switch_wait()).await;
         match turn.ok_or(Unsure::Switching).and_then(|turn| self.primary(turn)) {
             Ok(primary) => Ok(primary),
             Err(unsure) => Err(unavailable(attempted(), unsure)),
@@ -146,7 +159,7 @@ impl DualStore {
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         let unsure = |unsure| unavailable(attempted(changes), unsure);
-        let deadline = Instant::now() + self.inside.wait;
+        let deadline = Instant::now() + self.switch_wait();
         let mut not = None;
         loop {
             let wait = deadline.saturating_duration_since(Instant::now());

@@ -1,6 +1,5 @@
 //! The contract of the repositories over the dual store: in both directions, and with a secondary that fails.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -30,11 +29,11 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
         let mut backends = backends(&bed);
         let proxy = Proxy::before(&bed.postgres_url).await;
         // However busy the machine is, a secondary that is well is waited for.
-        backends.tuning.protection.deadline = LIMIT;
+        let protection = &mut backends.settings.tuning.protection;
+        protection.deadline = LIMIT;
         if weather != Weather::Fair {
             // Each write is to feel the weather.
-            (backends.tuning.protection.deadline, backends.tuning.protection.pause) =
-                (Duration::from_millis(30), Duration::ZERO);
+            (protection.deadline, protection.pause) = (Duration::from_millis(30), Duration::from_millis(1));
             backends.postgres = Some(SecretString::from(proxy.url(&bed.postgres_url)));
         }
         let connected = connect(&backends).await;
@@ -51,8 +50,8 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
             }
         }
         let followed = connected.store.followed().expect("a follower");
-        for (sum, count) in counts.iter_mut().zip([&followed.level, &followed.failed, &followed.skipped]) {
-            *sum += count.load(Relaxed);
+        for (sum, tally) in counts.iter_mut().zip([&followed.level, &followed.failed, &followed.skipped]) {
+            *sum += tally.count();
         }
         proxy.turn(Weather::Fair);
         connected.close().await;

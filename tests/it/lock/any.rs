@@ -7,7 +7,9 @@ use scheduler_bridge::lock::{
     DualHeld, DualLocks, Held, LockError, LockKey, LockTask, Locks, MongoHeld, MongoLocks, PostgresHeld, PostgresLocks,
 };
 use scheduler_bridge::phase::Phase;
+use scheduler_bridge::store::dual::Tuning;
 use secrecy::SecretString;
+use tokio::sync::watch;
 
 use crate::bed::Bed;
 use crate::stores::{self, AnyStore};
@@ -51,7 +53,8 @@ pub async fn in_phase(phase: Phase, postgres_url: &str, database: &mongodb::Data
     let gate = Gate::new();
     gate.open(phase, 1, None);
     let postgres = postgres(postgres_url).await.expect("open locks").0;
-    AnyLocks::Dual(DualLocks::new(gate, Some(MongoLocks::new(database)), Some(postgres), Duration::ZERO))
+    let tuning = watch::Sender::new(Tuning { switch_wait: Duration::ZERO, ..Tuning::default() }).subscribe();
+    AnyLocks::Dual(DualLocks::new(gate, Some(MongoLocks::new(database)), Some(postgres), tuning))
 }
 
 pub async fn postgres(url: &str) -> Result<(PostgresLocks, LockTask), LockError> {
