@@ -173,7 +173,8 @@ impl Tally {
         self.count.load(Relaxed)
     }
 
-    fn add(&self, count: u64) {
+    /// That many times more.
+    pub fn add(&self, count: u64) {
         self.count.fetch_add(count, Relaxed);
         counter!(self.counter.0.name, "outcome" => self.outcome).increment(count);
     }

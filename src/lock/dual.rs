@@ -88,8 +88,8 @@ impl Locks for DualLocks {
         }
         if turn.phase != Phase::Mongo {
             // Dropping what is held in MongoDB lets it go.
-            let least = held.mongo.as_ref().map_or(1, Held::token);
-            held.postgres = self.postgres()?.try_acquire_from(key, lease, least).await?;
+            let given = held.mongo.as_ref().map(MongoHeld::given);
+            held.postgres = self.postgres()?.try_acquire_with(key, lease, given).await?;
             let Some(postgres) = &held.postgres else { return Ok(None) };
             if let Some(mongo) = held.mongo.as_mut().filter(|mongo| mongo.token() < postgres.token()) {
                 mongo.raise(postgres.token()).await?;

@@ -198,6 +198,15 @@ fn check_lease(key: &LockKey, lease: Duration) -> Result<(), LockError> {
     if is_one { Ok(()) } else { Err(LockError::Lease { key: key.clone(), lease }) }
 }
 
+/// What another store has given for an acquisition.
+#[derive(Debug, Clone)]
+struct Given {
+    /// The token, which this store's may not be below.
+    token: i64,
+    /// The owner in the record there, which the mirror may have brought here.
+    owner: String,
+}
+
 /// Who holds a lock, for people: the machine, the process, and an instance that no other has.
 fn owner() -> String {
     format!("{}/{}/{}", crate::machine(), std::process::id(), &uuid::Uuid::new_v4().simple().to_string()[..12])

@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{ANSWER_WAIT, Held, LockError, LockKey, Locks, check_lease, owner};
+use super::{ANSWER_WAIT, Given, Held, LockError, LockKey, Locks, check_lease, owner};
 use crate::source::DriverError;
 use crate::store::mongo::transaction::past_the_dead;
 
@@ -115,6 +115,11 @@ pub struct MongoHeld {
 }
 
 impl MongoHeld {
+    /// For the store where the lock is taken next.
+    pub(super) fn given(&self) -> Given {
+        Given { token: self.token, owner: self.owner.clone() }
+    }
+
     /// Nothing is held, and nothing is to be let go.
     fn forget(&self) {
         self.deadline.send_replace(None);

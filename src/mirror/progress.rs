@@ -51,7 +51,9 @@ impl Progress {
 
     /// Counts stray writes.
     pub(super) fn strayed(&self, strays: usize) {
-        self.strays.fetch_add(u64::try_from(strays).unwrap_or(u64::MAX), Relaxed);
+        let strays = u64::try_from(strays).unwrap_or(u64::MAX);
+        self.strays.fetch_add(strays, Relaxed);
+        metrics::STRAY_WRITES.add(strays);
     }
 
     /// The clock of the last event applied.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::statements::{self, Overdue};
 use super::{Deadline, PostgresHeld, pooler};
-use crate::lock::{ANSWER_WAIT, LockError, LockKey, owner};
+use crate::lock::{ANSWER_WAIT, Given, LockError, LockKey, owner};
 
 /// How many requests are served together.
 const BATCH: usize = 128;
@@ -33,8 +33,8 @@ pub enum Request {
     Take {
         key: LockKey,
         lease: Duration,
-        /// The least token that it may have.
-        least_token: i64,
+        /// What MongoDB has given for the same acquisition.
+        given: Option<Given>,
         /// What the lock lets itself go with.
         keeper: mpsc::Sender<Request>,
         reply: oneshot::Sender<Result<Option<PostgresHeld>, LockError>>,
@@ -73,7 +73,12 @@ struct Session {
     owner: String,
 }
 
-type Take = (LockKey, (Duration, i64), mpsc::Sender<Request>, oneshot::Sender<Result<Option<PostgresHeld>, LockError>>);
+type Take = (
+    LockKey,
+    (Duration, Option<Given>),
+    mpsc::Sender<Request>,
+    oneshot::Sender<Result<Option<PostgresHeld>, LockError>>,
+);
 
 impl Keeper {
     /// A keeper that connects when it is first asked.
@@ -115,9 +120,7 @@ impl Keeper {
         let (mut takes, mut freed, mut replies): (Vec<Take>, _, _) = (Vec::new(), Vec::new(), Vec::new());
         for request in batch {
             match request {
-                Request::Take { key, lease, least_token, keeper, reply } => {
-                    takes.push((key, (lease, least_token), keeper, reply))
-                }
+                Request::Take { key, lease, given, keeper, reply } => takes.push((key, (lease, given), keeper, reply)),
                 Request::LetGo { key, token, reply } => {
                     freed.extend(self.forget(&key, token));
                     replies.extend(reply);
@@ -148,7 +151,7 @@ impl Keeper {
         // Before the statement: the server's lease ends later than this one.
         let begun = Instant::now();
         let keys: Vec<_> =
-            wanted.iter().map(|(key, (lease, least), ..)| (key.clone(), millis(*lease), *least)).collect();
+            wanted.iter().map(|(key, (lease, given), ..)| (key.clone(), millis(*lease), given.clone())).collect();
         let taken = match self
             .speak(async |session| statements::take(&mut session.connection, &keys, &session.owner).await)
             .await

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::keeper::{Keeper, Request};
-use super::{ANSWER_WAIT, Held, LockError, LockKey, Locks, check_lease};
+use super::{ANSWER_WAIT, Given, Held, LockError, LockKey, Locks, check_lease};
 
 /// How many requests may wait for the connection.
 const QUEUE: usize = 1_024;
@@ -62,16 +62,16 @@ impl PostgresLocks {
         (Self { keeper }, LockTask(tokio::spawn(kept.run(requests))))
     }
 
-    /// [`Locks::try_acquire`] with a token that is `least` or greater: another store has given out those below.
-    pub(super) async fn try_acquire_from(
+    /// [`Locks::try_acquire`] of a lock that another store has given already.
+    pub(super) async fn try_acquire_with(
         &self,
         key: &LockKey,
         lease: Duration,
-        least_token: i64,
+        given: Option<Given>,
     ) -> Result<Option<PostgresHeld>, LockError> {
         check_lease(key, lease)?;
         let keeper = self.keeper.clone();
-        let request = |reply| Request::Take { key: key.clone(), lease, least_token, keeper, reply };
+        let request = |reply| Request::Take { key: key.clone(), lease, given, keeper, reply };
         Self::ask(&self.keeper, key, request).await
     }
 
@@ -94,7 +94,7 @@ impl Locks for PostgresLocks {
     type Held = PostgresHeld;
 
     async fn try_acquire(&self, key: &LockKey, lease: Duration) -> Result<Option<PostgresHeld>, LockError> {
-        self.try_acquire_from(key, lease, 1).await
+        self.try_acquire_with(key, lease, None).await
     }
 }
 

@@ -3,40 +3,47 @@
 //! Moments are rounded up to milliseconds, which is what a document's date can hold.
 
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{FromRow, Row};
+use sqlx::{AssertSqlSafe, FromRow, Row};
 
-use crate::lock::LockKey;
+use crate::lock::{Given, LockKey};
 
-/// Takes those of `keys` that nobody holds, each with its lease and the least token it may have; the tokens of those it
-/// took, by id.
+/// Takes those of `keys` that nobody holds, each with its lease and what another store has given for it; the tokens of
+/// those it took, by id.
 ///
 /// The advisory lock comes first (`materialized`: once, before the rows), and only under it is the token counted up:
 /// `on conflict` sees the newest version of the row, whatever snapshot the statement has.
 pub async fn take(
     connection: &mut PgConnection,
-    keys: &[(LockKey, i64, i64)],
+    keys: &[(LockKey, i64, Option<Given>)],
     owner: &str,
 ) -> sqlx::Result<Vec<(String, i64)>> {
-    sqlx::query_as(
+    // A row that the mirror has brought from the other store since this acquisition began there counts already.
+    let counted = match keys.iter().any(|(.., given)| given.is_some()) {
+        true => "case when l.owner = (select a.owner from asked a where a.id = l.id) then 0 else 1 end",
+        false => "1",
+    };
+    sqlx::query_as(AssertSqlSafe(format!(
         "with asked as materialized (
-            select id, lease, least_token, pg_try_advisory_lock(advisory) as held,
+            select id, lease, least_token, owner, pg_try_advisory_lock(advisory) as held,
                 date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') as now
-            from unnest($1::text[], $2::bigint[], $3::bigint[], $5::bigint[]) as u (id, advisory, lease, least_token)
+            from unnest($1::text[], $2::bigint[], $3::bigint[], $5::bigint[], $6::text[])
+                as u (id, advisory, lease, least_token, owner)
         )
         insert into scheduler.locks as l (id, owner, token, acquired_at, expires_at, epoch, clock)
         select a.id, $4, a.least_token, a.now, a.now + a.lease * interval '1 millisecond', f.epoch, nextval('bridge.clock')
         from asked a, bridge.fence f
         where a.held
         on conflict (id) do update
-        set owner = excluded.owner, token = greatest(coalesce(l.token, 0) + 1, excluded.token), acquired_at = excluded.acquired_at,
+        set owner = excluded.owner, token = greatest(coalesce(l.token, 0) + {counted}, excluded.token), acquired_at = excluded.acquired_at,
             expires_at = excluded.expires_at, residue = null, epoch = excluded.epoch, clock = excluded.clock
-        returning l.id, l.token",
-    )
+        returning l.id, l.token"
+    )))
     .bind(keys.iter().map(|(key, ..)| key.id()).collect::<Vec<_>>())
     .bind(keys.iter().map(|(key, ..)| key.advisory()).collect::<Vec<_>>())
     .bind(keys.iter().map(|(_, lease, _)| *lease).collect::<Vec<_>>())
     .bind(owner)
-    .bind(keys.iter().map(|(.., least_token)| *least_token).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(.., given)| given.as_ref().map_or(1, |given| given.token)).collect::<Vec<_>>())
+    .bind(keys.iter().map(|(.., given)| given.as_ref().map(|given| given.owner.as_str())).collect::<Vec<_>>())
     .fetch_all(connection)
     .await
 }

@@ -1,4 +1,4 @@
-//! The circuit breaker before the secondary: once it fails, nobody waits for it until a probe has gone through.
+//! The circuit breaker before the secondary: once it fails, it is passed over until a probe has gone through.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,17 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::metrics;
-
-/// Whether a write may go to the secondary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// It may, and its caller waits for it.
-    Wait,
-    /// It may, to see whether the secondary is back; nobody waits for it.
-    Probe,
-    /// It may not.
-    No,
-}
 
 /// Closed as long as the secondary answers in time.
 #[derive(Debug)]
@@ -27,11 +16,8 @@ pub struct Breaker {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Closed,
+    /// Until then nothing goes through; the probe after that moves it on.
     Open {
-        until: Instant,
-    },
-    /// A probe is under way, or was given up at `until`.
-    Probing {
         until: Instant,
     },
 }
@@ -45,17 +31,17 @@ impl Breaker {
         Self { state: Mutex::new(State::Closed) }
     }
 
-    /// What the next write may do. One write in each `pause` is the probe.
-    pub fn admit(&self, pause: Duration) -> Admission {
+    /// Whether the next write may go to the secondary. While the breaker is open, one in each `pause` is the probe.
+    pub fn admit(&self, pause: Duration) -> bool {
         let mut state = self.state();
         match *state {
-            State::Closed => Admission::Wait,
-            State::Open { until } | State::Probing { until } if until <= Instant::now() => {
-                *state = State::Probing { until: Instant::now() + pause };
+            State::Closed => true,
+            State::Open { until } if until <= Instant::now() => {
+                *state = State::Open { until: Instant::now() + pause };
                 metrics::BREAKER_PROBES.add(1);
-                Admission::Probe
+                true
             }
-            State::Open { .. } | State::Probing { .. } => Admission::No,
+            State::Open { .. } => false,
         }
     }
 
@@ -95,19 +81,19 @@ mod tests {
     async fn one_failure_opens_it_and_one_probe_a_pause_closes_it_again() {
         let pause = Duration::from_secs(1);
         let breaker = Breaker::closed();
-        assert_eq!(breaker.admit(pause), Admission::Wait);
+        assert!(breaker.admit(pause));
         assert!(breaker.failed(pause) && !breaker.failed(pause));
-        assert_eq!(breaker.admit(pause), Admission::No);
+        assert!(!breaker.admit(pause));
         tokio::time::advance(pause).await;
-        assert_eq!([breaker.admit(pause), breaker.admit(pause)], [Admission::Probe, Admission::No]);
+        assert_eq!([breaker.admit(pause), breaker.admit(pause)], [true, false]);
         assert!(!breaker.failed(pause));
         tokio::time::advance(pause).await;
-        assert_eq!(breaker.admit(pause), Admission::Probe);
+        assert!(breaker.admit(pause));
         // A probe that never comes back is followed by another.
         tokio::time::advance(pause).await;
-        assert_eq!(breaker.admit(pause), Admission::Probe);
+        assert!(breaker.admit(pause));
         assert!(breaker.succeeded() && !breaker.succeeded());
-        assert_eq!(breaker.admit(pause), Admission::Wait);
+        assert!(breaker.admit(pause));
     }
 
     #[tokio::test(start_paused = true)]
@@ -130,11 +116,11 @@ mod tests {
         assert!(breaker.failed(pause) && !breaker.failed(pause));
         assert_eq!(told(), [1.0, 1.0, 0.0]);
         tokio::time::advance(pause).await;
-        assert_eq!([breaker.admit(pause), breaker.admit(pause)], [Admission::Probe, Admission::No]);
+        assert_eq!([breaker.admit(pause), breaker.admit(pause)], [true, false]);
         assert!(!breaker.failed(pause));
         assert_eq!(told()[1..], [0.0, 1.0]);
         tokio::time::advance(pause).await;
-        assert!(breaker.admit(pause) == Admission::Probe && breaker.succeeded());
+        assert!(breaker.admit(pause) && breaker.succeeded());
         assert_eq!(told(), [0.0, 0.0, 1.0]);
     }
 }

@@ -113,6 +113,13 @@ impl DualStore {
         self.inside.follower.as_deref().map(Follower::followed)
     }
 
+    /// Waits until every write so far has followed, or was passed over.
+    pub async fn idle(&self) {
+        if let Some(follower) = &self.inside.follower {
+            follower.idle().await;
+        }
+    }
+
     /// Waits for what goes on in the background, which is bounded.
     pub async fn close(&self) {
         if let Some(follower) = &self.inside.follower {
@@ -184,9 +191,9 @@ impl DualStore {
         }
     }
 
-    async fn follow(&self, turn: Turn, afters: &[After]) {
+    fn follow(&self, turn: Turn, afters: &[After]) {
         if let (Phase::MongoPrimary, Some(follower)) = (turn.phase, &self.inside.follower) {
-            follower.follow(afters).await;
+            follower.follow(afters);
         }
     }
 }
@@ -207,7 +214,7 @@ impl Store for DualStore {
     async fn apply(&self, changes: &[Change]) -> Result<Vec<After>, StoreError> {
         let work = |primary: Primary, changes: Vec<Change>| async move { primary.apply(&changes).await };
         let (afters, turn) = self.write(changes, work).await?;
-        self.follow(turn, &afters).await;
+        self.follow(turn, &afters);
         Ok(afters)
     }
 
@@ -215,7 +222,7 @@ impl Store for DualStore {
         let work = |primary: Primary, changes: Vec<Change>| async move { primary.apply_each(&changes).await };
         let (afters, turn) = self.write(changes, work).await?;
         let made: Vec<After> = afters.iter().flatten().cloned().collect();
-        self.follow(turn, &made).await;
+        self.follow(turn, &made);
         Ok(afters)
     }
 

@@ -45,6 +45,7 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
             (case.run)(Stage { scheduler: Scheduler::new(&store), store: store.clone() }).await;
             if weather == Weather::Fair && phase == Phase::MongoPrimary {
                 // No mirror runs: what is there, the dual store has brought.
+                connected.store.idle().await;
                 let report = verify(&bed).await;
                 assert!(matches!(report.verdict, Verdict::Clean | Verdict::Inconclusive), "{report:#?}");
             }

@@ -52,10 +52,12 @@ async fn writes_that_follow_fail_and_are_passed_over_are_counted() {
     let connected = connect(&backends).await;
     let create = async |id: &str| connected.scheduler.runs.create(&run("a", id)).await.expect("no write fails");
     create("one").await;
+    connected.store.idle().await;
     proxy.turn(Weather::Still);
     backends.settings.tuning.protection.deadline = Duration::from_millis(50);
     connected.reconfigure(&backends.settings).expect("a change at once");
     create("two").await;
+    connected.store.idle().await;
     create("three").await;
     let told = told(&recorder.snapshotter());
     for outcome in ["level", "failed", "skipped"] {
