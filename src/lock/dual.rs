@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{Held, LockError, LockKey, Locks, MongoHeld, MongoLocks, PostgresHeld, PostgresLocks};
@@ -26,13 +26,14 @@ pub struct DualLocks {
     tuning: watch::Receiver<Tuning>,
 }
 
-/// A lock that is held where the phase said when it was taken.
+/// A lock that is held where the phase said when it was taken, and in PostgreSQL since it was renewed in a phase that locks
+/// there: whoever holds it through several phases is excluded in each.
 #[derive(Debug)]
 pub struct DualHeld {
     key: LockKey,
     mongo: Option<MongoHeld>,
-    postgres: Option<PostgresHeld>,
-    tasks: TaskTracker,
+    postgres: OnceCell<PostgresHeld>,
+    locks: DualLocks,
 }
 
 impl DualLocks {
@@ -79,23 +80,16 @@ impl Locks for DualLocks {
             || LockError::Unavailable { attempted: format!("take lock {key}: no store is the primary"), source: None };
         let wait = self.tuning.borrow().switch_wait;
         let turn = self.gate.turn(wait).await.ok_or_else(switching)?;
-        let mut held = DualHeld { key: key.clone(), mongo: None, postgres: None, tasks: self.tasks.clone() };
+        let mut held = DualHeld { key: key.clone(), mongo: None, postgres: OnceCell::new(), locks: self.clone() };
         if turn.phase != Phase::Postgres {
             held.mongo = self.mongo()?.try_acquire(key, lease).await?;
             if held.mongo.is_none() {
                 return Ok(None);
             }
         }
-        if turn.phase != Phase::Mongo {
-            // Dropping what is held in MongoDB lets it go.
-            let given = held.mongo.as_ref().map(MongoHeld::given);
-            held.postgres = self.postgres()?.try_acquire_with(key, lease, given).await?;
-            let Some(postgres) = &held.postgres else { return Ok(None) };
-            if let Some(mongo) = held.mongo.as_mut().filter(|mongo| mongo.token() < postgres.token()) {
-                mongo.raise(postgres.token()).await?;
-            }
-        }
-        Ok(Some(held))
+        // Dropping what is held in MongoDB lets it go.
+        let is_held = turn.phase == Phase::Mongo || held.in_postgres(lease).await?;
+        Ok(is_held.then_some(held))
     }
 }
 
@@ -106,17 +100,21 @@ impl Held for DualHeld {
 
     fn token(&self) -> i64 {
         // Where it is held in both, the tokens are the same.
-        self.postgres.as_ref().map(Held::token).or(self.mongo.as_ref().map(Held::token)).unwrap_or_default()
+        self.postgres.get().map(Held::token).or(self.mongo.as_ref().map(Held::token)).unwrap_or_default()
     }
 
     async fn renew(&self, lease: Duration) -> Result<(), LockError> {
         if let Some(mongo) = &self.mongo {
             mongo.renew(lease).await?;
         }
-        if let Some(postgres) = &self.postgres {
-            postgres.renew(lease).await?;
+        match self.postgres.get() {
+            Some(postgres) => postgres.renew(lease).await,
+            None => {
+                let turn = self.locks.gate.turn(Duration::ZERO).await;
+                let is_held = turn.is_none_or(|turn| turn.phase == Phase::Mongo) || self.in_postgres(lease).await?;
+                if is_held { Ok(()) } else { Err(LockError::Lost { key: self.key.clone() }) }
+            }
         }
-        Ok(())
     }
 
     async fn release(mut self) -> Result<(), LockError> {
@@ -131,7 +129,7 @@ impl Held for DualHeld {
             }
         };
         let postgres = async {
-            match &self.postgres {
+            match self.postgres.get() {
                 Some(postgres) => postgres.lost().await,
                 None => std::future::pending().await,
             }
@@ -143,13 +141,33 @@ impl Held for DualHeld {
     }
 }
 
+impl DualHeld {
+    /// Takes the lock in PostgreSQL as well; whether it was free there.
+    async fn in_postgres(&self, lease: Duration) -> Result<bool, LockError> {
+        let taken = self.postgres.get_or_try_init(async || {
+            fail::fail_point!("lock::between", |_| Err(None));
+            let given = self.mongo.as_ref().map(MongoHeld::given);
+            let held = self.locks.postgres()?.try_acquire_with(&self.key, lease, given).await?.ok_or(None)?;
+            if let Some(mongo) = self.mongo.as_ref().filter(|mongo| mongo.token() < held.token()) {
+                mongo.raise(held.token()).await?;
+            }
+            Ok::<_, Option<LockError>>(held)
+        });
+        match taken.await {
+            Ok(_) => Ok(true),
+            Err(None) => Ok(false),
+            Err(Some(error)) => Err(error),
+        }
+    }
+}
+
 impl Drop for DualHeld {
     fn drop(&mut self) {
         // Without a runtime, or when this fails, the lease ends it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if self.mongo.is_some() || self.postgres.is_some() {
+        if self.mongo.is_some() || self.postgres.initialized() {
             let let_go = let_go(self.mongo.take(), self.postgres.take());
-            self.tasks.spawn_on(async move { drop(let_go.await) }, &runtime);
+            self.locks.tasks.spawn_on(async move { drop(let_go.await) }, &runtime);
         }
     }
 }

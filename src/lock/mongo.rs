@@ -1,5 +1,6 @@
 //! Locks in MongoDB: the document of a lock is its lease, written by one operation and measured by the server's clock.
 
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -60,7 +61,8 @@ impl MongoLocks {
         let is_mine = |document: &Document| document.get_str("owner").is_ok_and(|holder| holder == owner);
         let Some(document) = document.filter(is_mine) else { return Ok(None) };
         let token = document.get_i64("token").unwrap_or_default();
-        Ok(Some(MongoHeld { locks: self, key, owner, token, deadline: watch::Sender::new(Some(deadline)) }))
+        let (token, deadline) = (AtomicI64::new(token), watch::Sender::new(Some(deadline)));
+        Ok(Some(MongoHeld { locks: self, key, owner, token, deadline }))
     }
 
     /// One operation on the lock's document where `filter` holds; the document it leaves.
@@ -110,14 +112,14 @@ pub struct MongoHeld {
     key: LockKey,
     /// Another one for each acquisition, so that what is let go is this one.
     owner: String,
-    token: i64,
+    token: AtomicI64,
     deadline: watch::Sender<Option<Instant>>,
 }
 
 impl MongoHeld {
     /// For the store where the lock is taken next.
     pub(super) fn given(&self) -> Given {
-        Given { token: self.token, owner: self.owner.clone() }
+        Given { token: self.token(), owner: self.owner.clone() }
     }
 
     /// Nothing is held, and nothing is to be let go.
@@ -129,10 +131,10 @@ impl MongoHeld {
     ///
     /// # Errors
     /// [`LockError::Lost`] when the lock is another's by now.
-    pub(super) async fn raise(&mut self, token: i64) -> Result<(), LockError> {
-        let mine = doc! { "_id": self.key.id(), "owner": &self.owner, "token": self.token };
+    pub(super) async fn raise(&self, token: i64) -> Result<(), LockError> {
+        let mine = doc! { "_id": self.key.id(), "owner": &self.owner, "token": self.token() };
         let raised = self.locks.write(&self.key, mine, (doc! { "$set": { "token": token } }, false)).await?;
-        self.token = token;
+        self.token.store(token, Relaxed);
         raised.map(|_| ()).ok_or_else(|| LockError::Lost { key: self.key.clone() })
     }
 
@@ -154,7 +156,7 @@ impl Held for MongoHeld {
     }
 
     fn token(&self) -> i64 {
-        self.token
+        self.token.load(Relaxed)
     }
 
     async fn renew(&self, lease: Duration) -> Result<(), LockError> {
@@ -163,7 +165,7 @@ impl Held for MongoHeld {
         let begun = Instant::now();
         self.deadline().ok_or_else(lost)?;
         let mine = doc! {
-            "_id": self.key.id(), "owner": &self.owner, "token": self.token, "$expr": { "$gt": ["$expiresAt", "$$NOW"] },
+            "_id": self.key.id(), "owner": &self.owner, "token": self.token(), "$expr": { "$gt": ["$expiresAt", "$$NOW"] },
         };
         let set = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(lease)] } } };
         match self.locks.write(&self.key, mine, (set, false)).await? {

@@ -3,6 +3,7 @@
 mod any;
 mod holders;
 mod lost;
+mod phases;
 mod pooler;
 mod processes;
 pub mod roles;

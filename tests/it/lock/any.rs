@@ -27,7 +27,7 @@ pub enum AnyLocks {
 pub enum AnyHeld {
     Mongo(MongoHeld),
     Postgres(PostgresHeld),
-    Dual(DualHeld),
+    Dual(Box<DualHeld>),
 }
 
 /// Both kinds on a bed, each with its name and the store beside it.
@@ -52,6 +52,11 @@ pub async fn of(store: &AnyStore, postgres_url: &str, database: &mongodb::Databa
 pub async fn in_phase(phase: Phase, postgres_url: &str, database: &mongodb::Database) -> AnyLocks {
     let gate = Gate::new();
     gate.open(phase, 1, None);
+    behind(gate, postgres_url, database).await
+}
+
+/// The locks of a process that sees what `gate` says.
+pub async fn behind(gate: Gate, postgres_url: &str, database: &mongodb::Database) -> AnyLocks {
     let postgres = postgres(postgres_url).await.expect("open locks").0;
     let tuning = watch::Sender::new(Tuning { switch_wait: Duration::ZERO, ..Tuning::default() }).subscribe();
     AnyLocks::Dual(DualLocks::new(gate, Some(MongoLocks::new(database)), Some(postgres), tuning))
@@ -68,7 +73,7 @@ impl Locks for AnyLocks {
         Ok(match self {
             Self::Mongo(locks) => locks.try_acquire(key, lease).await?.map(AnyHeld::Mongo),
             Self::Postgres(locks) => locks.try_acquire(key, lease).await?.map(AnyHeld::Postgres),
-            Self::Dual(locks) => locks.try_acquire(key, lease).await?.map(AnyHeld::Dual),
+            Self::Dual(locks) => locks.try_acquire(key, lease).await?.map(|held| AnyHeld::Dual(Box::new(held))),
         })
     }
 }
