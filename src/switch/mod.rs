@@ -421,7 +421,7 @@ impl Switch {
             }
             tokio::time::sleep(LOOK).await;
         }
-        let mark = anchor::take(&self.source).await;
+        let mark = anchor::take(self.source.database()).await;
         let mark = mark.map_err(|error| SourceError::of(format!("write a mark to {}", anchor::COLLECTION), error))?;
         let moved = sqlx::query("update bridge.stream set token = null, clock = $1 where clock < $1").bind(clock(mark));
         let moved = moved.execute(self.target.pool()).await;
