@@ -89,7 +89,7 @@ async fn main() {
                     measured(&contender[operation], 64, 16).await;
                     let all = number("BRIDGE_BENCH_OPERATIONS", 1_500);
                     // A tenth of a second each.
-                    let is_slow = matches!(line.1, Some((_, Secondary::Slow))) && name != "get";
+                    let is_slow = matches!(line.1, Some((_, Secondary::Slow))) && *name != "get";
                     let count = if is_slow { all.div_ceil(20) } else { all };
                     figures.push(measured(&contender[operation], count, callers).await);
                 }

@@ -2,6 +2,7 @@
 
 mod away;
 mod contract;
+mod shadow;
 mod switch;
 
 use std::time::Duration;

@@ -76,13 +76,13 @@ async fn empty(bed: &Bed) {
 }
 
 /// `url` with the proxy's port.
-fn through(proxy: &Proxy, url: &str) -> String {
+pub fn through(proxy: &Proxy, url: &str) -> String {
     let mut url = url::Url::parse(url).expect("a URL");
     url.set_port(Some(proxy.port())).expect("a port");
     url.into()
 }
 
-async fn proxy(bed: &Bed) -> Proxy {
+pub async fn proxy(bed: &Bed) -> Proxy {
     let port = url::Url::parse(&bed.postgres_url).expect("a URL").port().expect("a port");
     Proxy::before(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
 }
