@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::recheck::Suspicions;
+
 /// How many differences are kept; the oldest goes first.
 const KEPT: usize = 256;
 
@@ -28,7 +30,7 @@ pub struct Counters {
     pub noise: u64,
     /// Those of them that the secondary answered otherwise: to be held against `noise`.
     pub differed: u64,
-    /// Suspicions raised by answers that differed: a key or a page each.
+    /// Suspicions raised by answers that differed: a key or a page each, once as long as it waits.
     pub suspected: u64,
     /// Suspicions given up because too many waited already.
     pub forgotten: u64,
@@ -92,16 +94,22 @@ impl Difference {
 }
 
 /// What was found so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Findings {
+    pub(super) suspicions: Suspicions,
     counters: Mutex<Counters>,
     differences: Mutex<VecDeque<Difference>>,
 }
 
 impl Findings {
+    pub(super) fn new(suspicions: Suspicions) -> Self {
+        Self { suspicions, counters: Mutex::default(), differences: Mutex::default() }
+    }
+
     /// The counters as they are now.
     pub fn counters(&self) -> Counters {
-        *locked(&self.counters)
+        let waiting = u64::try_from(self.suspicions.waiting()).unwrap_or(u64::MAX);
+        Counters { waiting, ..*locked(&self.counters) }
     }
 
     /// The newest differences, one a key or page, in the order in which they were told. That a key is level again by now
@@ -112,10 +120,6 @@ impl Findings {
 
     pub(super) fn count(&self, counter: Counter) {
         *counter(&mut locked(&self.counters)) += 1;
-    }
-
-    pub(super) fn wait(&self, waiting: usize) {
-        locked(&self.counters).waiting = u64::try_from(waiting).unwrap_or(u64::MAX);
     }
 
     /// Keeps `difference`. Whether it is a new one.
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_difference_is_new_once_and_again_when_it_is_another() {
-        let findings = Findings::default();
+        let findings = Findings::new(Suspicions::new().0);
         let keep = |id, diff| findings.keep(difference(id, diff));
         assert_eq!([keep("a", "1"), keep("b", "1"), keep("a", "1"), keep("a", "2")], [true, true, false, true]);
         assert_eq!(findings.differences(), [difference("b", "1"), difference("a", "2")]);
@@ -160,7 +164,7 @@ mod tests {
 
     #[test]
     fn many_differences_and_a_long_diff_are_bounded() {
-        let findings = Findings::default();
+        let findings = Findings::new(Suspicions::new().0);
         (0..=KEPT).for_each(|id| assert!(findings.keep(difference(&id.to_string(), &"ä".repeat(DIFF_BYTES)))));
         let kept = findings.differences();
         assert_eq!((kept.len(), kept[0].id.as_str(), kept[0].diff.len()), (KEPT, "1", DIFF_BYTES));

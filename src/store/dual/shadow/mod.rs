@@ -22,7 +22,7 @@ use self::findings::Counter;
 pub use self::findings::{Counters, Difference, Findings, Kind};
 pub(super) use self::read::Read;
 use self::read::Seen;
-use self::recheck::Suspicion;
+use self::recheck::{Suspicion, Suspicions};
 use self::stores::Stores;
 use super::Tuning;
 use crate::fence::gate::{Gate, Turn};
@@ -60,13 +60,12 @@ impl Shadow {
     /// Shadow reads between MongoDB and the PostgreSQL that `pool` leads to, which gives none of its connections for them.
     pub fn start(gate: Gate, mongo: (Client, Database), pool: &PgPool, tuning: watch::Receiver<Tuning>) -> Self {
         let (jobs, queue) = mpsc::channel(JOBS);
-        let (findings, stop) = (Arc::<Findings>::default(), CancellationToken::new());
-        let (suspicions, suspected) = mpsc::channel(recheck::SUSPICIONS);
+        let (suspicions, suspected) = Suspicions::new();
+        let (findings, stop) = (Arc::new(Findings::new(suspicions)), CancellationToken::new());
         let worker = Worker {
             stores: Stores::new(gate, mongo.0, mongo.1, pool),
             tuning: tuning.clone(),
             findings: findings.clone(),
-            suspicions,
             is_failing: AtomicBool::new(false),
         };
         let stopped = stop.clone();
@@ -139,7 +138,6 @@ struct Worker {
     stores: Stores,
     tuning: watch::Receiver<Tuning>,
     findings: Arc<Findings>,
-    suspicions: mpsc::Sender<Suspicion>,
     is_failing: AtomicBool,
 }
 

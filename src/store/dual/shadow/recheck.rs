@@ -5,6 +5,7 @@
 //! written from before the mark of one round until after that of the next, and the secondary answered the same in both.
 //! So a key that is written all the time is never told; whatever the mirror has not brought yet, neither.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -19,7 +20,7 @@ use crate::store::Cause;
 use crate::verify::unified;
 
 /// How many suspicions may wait.
-pub const SUSPICIONS: usize = 500;
+const SUSPICIONS: usize = 500;
 
 /// The pause between rounds.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -39,10 +40,41 @@ pub struct Suspicion {
     is_settled: bool,
 }
 
-impl Suspicion {
-    /// That the stores differ in `read`.
-    pub fn new(turn: Turn, read: Read) -> Self {
-        Self { turn, read, since: Utc::now(), rounds: 0, before: None, is_settled: false }
+/// The suspicions that are not settled. A key is suspected once, however often it is read.
+#[derive(Debug)]
+pub struct Suspicions {
+    reads: Mutex<Vec<Read>>,
+    queue: mpsc::Sender<Suspicion>,
+}
+
+impl Suspicions {
+    /// None, and where they will come from.
+    pub fn new() -> (Self, mpsc::Receiver<Suspicion>) {
+        let (queue, suspicions) = mpsc::channel(SUSPICIONS);
+        (Self { reads: Mutex::default(), queue }, suspicions)
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.reads().len()
+    }
+
+    fn reads(&self) -> MutexGuard<'_, Vec<Read>> {
+        // Each change is one step, so it is whole even after a panic.
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there was room for it; nothing when it is there already.
+    fn add(&self, turn: Turn, read: Read) -> Option<bool> {
+        let mut reads = self.reads();
+        if reads.contains(&read) {
+            return None;
+        }
+        let suspicion =
+            Suspicion { turn, read: read.clone(), since: Utc::now(), rounds: 0, before: None, is_settled: false };
+        let has_room = reads.len() < SUSPICIONS && self.queue.try_send(suspicion).is_ok();
+        reads.extend(has_room.then_some(read));
+        Some(has_room)
     }
 }
 
@@ -52,9 +84,9 @@ impl Worker {
         let entity = read.entity();
         let keys = primary.differing(secondary, entity).into_iter().map(|key| Read::Keys(entity, vec![key]));
         let page = matches!(read, Read::Page(_)).then_some(read);
-        for read in keys.chain(page) {
+        for has_room in keys.chain(page).filter_map(|read| self.findings.suspicions.add(turn, read)) {
             self.findings.count(|counters| &mut counters.suspected);
-            if self.suspicions.try_send(Suspicion::new(turn, read)).is_err() {
+            if !has_room {
                 self.findings.count(|counters| &mut counters.forgotten);
             }
         }
@@ -63,30 +95,15 @@ impl Worker {
     /// Looks at suspicions for as long as there may be more.
     pub(super) async fn recheck(&self, mut suspicions: mpsc::Receiver<Suspicion>) {
         let mut waiting: Vec<Suspicion> = Vec::new();
-        loop {
-            if waiting.is_empty() {
-                let Some(first) = suspicions.recv().await else { return };
-                waiting.push(first);
-            }
-            while let Ok(next) = suspicions.try_recv() {
-                self.wait(&mut waiting, next);
-            }
-            self.findings.wait(waiting.len());
+        while !waiting.is_empty() || suspicions.recv_many(&mut waiting, SUSPICIONS).await > 0 {
+            waiting.extend(std::iter::from_fn(|| suspicions.try_recv().ok()));
             let looked = self.round(&mut waiting).await;
-            waiting.retain(|suspicion| !suspicion.is_settled);
-            self.findings.wait(waiting.len());
+            let settled = waiting.extract_if(.., |suspicion| suspicion.is_settled);
+            for Suspicion { read, .. } in settled {
+                self.findings.suspicions.reads().retain(|other| *other != read);
+            }
             self.done(looked).await;
             tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    /// What is suspected already is not suspected twice.
-    fn wait(&self, waiting: &mut Vec<Suspicion>, next: Suspicion) {
-        let is_same = |other: &Suspicion| other.turn.is_alike(next.turn) && other.read == next.read;
-        if waiting.len() >= SUSPICIONS {
-            self.findings.count(|counters| &mut counters.forgotten);
-        } else if !waiting.iter().any(is_same) {
-            waiting.push(next);
         }
     }
 
