@@ -32,6 +32,8 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
         let proxy = proxy(&bed).await;
         // However busy the machine is, a secondary that is well is waited for.
         backends.tuning.protection.deadline = LIMIT;
+        // Nobody is to feel that every read is repeated.
+        backends.tuning.shadow_fraction = 1.0;
         if weather != Weather::Fair {
             // Each write is to feel the weather.
             (backends.tuning.protection.deadline, backends.tuning.protection.pause) =

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 use mongodb::Collection;
+use rustix::process::Signal;
 use scheduler_bridge::connect::{Backends, Connected};
 use scheduler_bridge::entity::{ENTITIES, Entity, named};
 use scheduler_bridge::fence::Fence;
@@ -23,6 +24,7 @@ use super::{LIMIT, backends, connect, turn};
 use crate::bed::{Bed, until};
 use crate::faults::process::Bridge;
 use crate::faults::proxy::Weather;
+use crate::mirror::memory::signal;
 
 /// An application in a phase, all of whose reads are repeated.
 struct Stage {
@@ -353,32 +355,51 @@ async fn equal_stores_answer_alike() {
     stage.end().await;
 }
 
+/// Reads go on while the secondary is away, and what finds no room is dropped; when it is back, shadow reads go on.
+async fn assert_away_is_not_felt(stage: &Stage, leave: impl Fn(), come_back: impl Fn()) {
+    let compared = stage.counters().compared;
+    stage.read("a").await;
+    until("it is compared", LIMIT, async || stage.counters().compared > compared).await;
+    let before = stage.counters();
+    leave();
+    // Everybody who compares is stuck, or waits: the room fills up, and the reads go on.
+    let is_full = async || {
+        let read = futures::future::join_all((0..64).map(|_| stage.read("a")));
+        assert!(read.await.iter().all(Option::is_none));
+        stage.counters().dropped > before.dropped + 64
+    };
+    until("the room is full", LIMIT, is_full).await;
+    let failed = async || stage.counters().failed > before.failed;
+    until("it is counted that the secondary does not answer", LIMIT, failed).await;
+    come_back();
+    until("it goes on", LIMIT, async || stage.counters().compared > before.compared + 200).await;
+    println!("{:?}", stage.counters());
+}
+
+#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_go_on_while_the_secondary_does_not_answer_and_what_finds_no_room_is_dropped() {
+async fn reads_go_on_while_mongodb_stands_still_and_postgresql_is_the_primary() {
+    let mut bed = Bed::with_own_servers().await;
+    turn(&bed, Phase::PostgresPrimary, 1).await;
+    let mongo = bed.servers().mongo.pid();
+    let backends = backends(&bed);
+    let stage = Stage::of(bed, backends).await;
+    assert_away_is_not_felt(&stage, || signal(mongo, Signal::STOP), || signal(mongo, Signal::CONT)).await;
+    assert_eq!(stage.findings().differences(), []);
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_go_on_while_postgresql_does_not_answer_and_mongodb_is_the_primary() {
     let bed = Bed::new().await;
     turn(&bed, Phase::Mongo, 1).await;
     let proxy = proxy(&bed).await;
     let mut backends = backends(&bed);
     backends.postgres = Some(SecretString::from(through(&proxy, &bed.postgres_url)));
     let stage = Stage::of(bed, backends).await;
-    stage.read("a").await;
-    stage.done(1).await;
     for weather in [Weather::Still, Weather::Cut] {
-        let before = stage.counters();
-        assert!(before.compared > 0, "{before:?}");
-        proxy.turn(weather);
-        // Everybody who compares is stuck, or waits: the room fills up, and the reads go on.
-        let is_full = async || {
-            let read = futures::future::join_all((0..64).map(|_| stage.read("a")));
-            assert!(read.await.iter().all(Option::is_none));
-            stage.counters().dropped > before.dropped + 64
-        };
-        until("the room is full", LIMIT, is_full).await;
-        let failed = async || stage.counters().failed > before.failed;
-        until("it is counted that the secondary does not answer", LIMIT, failed).await;
-        proxy.turn(Weather::Fair);
-        until("it goes on", LIMIT, async || stage.counters().compared > before.compared + 200).await;
-        println!("{weather:?}: {:?}", stage.counters());
+        println!("{weather:?}");
+        assert_away_is_not_felt(&stage, || proxy.turn(weather), || proxy.turn(Weather::Fair)).await;
     }
     assert_eq!(stage.findings().differences(), []);
     proxy.turn(Weather::Still);

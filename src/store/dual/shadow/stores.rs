@@ -85,7 +85,7 @@ impl Stores {
     pub async fn is_passed(&self, mark: Mark, turn: Turn) -> Result<bool, Cause> {
         let deadline = Instant::now() + MIRROR_WAIT;
         while self.is_now(turn).await {
-            if tokio::time::timeout(ANSWER_WAIT, self.is_behind(mark, turn.phase.primary())).await?? {
+            if tokio::time::timeout(ANSWER_WAIT, self.has_passed(mark, turn.phase.primary())).await?? {
                 return Ok(true);
             }
             if Instant::now() >= deadline {
@@ -96,7 +96,7 @@ impl Stores {
         Ok(false)
     }
 
-    async fn is_behind(&self, Mark(mark): Mark, primary: Backend) -> sqlx::Result<bool> {
+    async fn has_passed(&self, Mark(mark): Mark, primary: Backend) -> sqlx::Result<bool> {
         match primary {
             Backend::Mongo => anchor::is_passed(mark, &self.pool).await,
             Backend::Postgres => {
