@@ -514,3 +514,23 @@ async fn what_is_suspected_in_another_epoch_is_given_up() {
     assert_eq!((stage.counters().waiting, stage.findings().differences().len()), (0, 0));
     stage.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_dropped_leaves_no_session_behind() {
+    let Stage { bed, connected } = Stage::set(Phase::Mongo).await;
+    let address = Address::new(runs(), "a");
+    let findings = || connected.store.shadow().expect("both stores").counters();
+    let is_compared = async || {
+        connected.store.get(&address).await.expect("get");
+        findings().compared > 0
+    };
+    until("a read is compared", LIMIT, is_compared).await;
+    let sessions = async || {
+        let count = "select count(*) from pg_stat_activity
+            where datname = current_database() and application_name = 'scheduler-bridge'";
+        sqlx::query_scalar::<_, i64>(count).fetch_one(bed.pool()).await.expect("count")
+    };
+    assert!(sessions().await > 0);
+    drop(connected);
+    until("every session is closed", LIMIT, async || sessions().await == 0).await;
+}

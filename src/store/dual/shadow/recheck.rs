@@ -2,8 +2,9 @@
 //!
 //! A suspicion is looked at in rounds. In each, the primary is read, the mirror is waited for until it has passed that
 //! point, then the secondary is read, and the primary again. Invariant: a difference is told only when the primary was not
-//! written from before the mark of one round until after that of the next, and the secondary answered the same in both.
-//! So a key that is written all the time is never told; whatever the mirror has not brought yet, neither.
+//! written from before the mark of one round until after that of the next, and the secondary answered the same in both,
+//! stamps included: a key that is written to and fro is not taken for one that stands still. So a key that is written all
+//! the time is never told; whatever the mirror has not brought yet, neither.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -113,17 +114,19 @@ impl Worker {
         let mut prints = Vec::with_capacity(waiting.len());
         for suspicion in &mut *waiting {
             let seen = self.stores.read(&suspicion.read, turn.phase.primary()).await;
+            // A read that fails by itself is not to stop the others for ever.
             prints.push(seen.inspect_err(|_| suspicion.is_settled = true)?.print());
         }
         let mark = self.stores.mark(turn.phase.primary()).await?;
         let is_passed = self.stores.is_passed(mark, turn).await?;
         let is_now = self.stores.is_now(turn).await;
         for (suspicion, print) in waiting.iter_mut().zip(prints) {
-            let settled = match is_now && suspicion.turn.is_alike(turn) {
-                false => Some(OVERTAKEN),
-                // A read that fails by itself is not to stop the others for ever.
-                true if is_passed => self.look(suspicion, print).await.inspect_err(|_| suspicion.is_settled = true)?,
-                true => None,
+            let settled = if !is_now || !suspicion.turn.is_alike(turn) {
+                Some(OVERTAKEN)
+            } else if is_passed {
+                self.look(suspicion, print).await.inspect_err(|_| suspicion.is_settled = true)?
+            } else {
+                None
             };
             if let Some(counter) = settled {
                 suspicion.is_settled = true;
@@ -169,11 +172,16 @@ impl Worker {
         {
             return Ok(());
         }
-        let (kind, [now, other]) = (read.kind(now, other), [now, other].map(|seen| read.text(seen)));
-        let diff = match turn.phase.primary() {
-            Backend::Mongo => unified(&now, &other),
-            Backend::Postgres => unified(&other, &now),
-        };
+        let kind = read.kind(now, other);
+        let [mongo, postgres] = match turn.phase.primary() {
+            Backend::Mongo => [now, other],
+            Backend::Postgres => [other, now],
+        }
+        .map(Seen::clone);
+        let same = read.clone();
+        // The diff of large documents takes its time, which is not that of the application's tasks.
+        let diff = move || unified(&same.text(&mongo), &same.text(&postgres));
+        let diff = tokio::task::spawn_blocking(diff).await?;
         let difference = Difference { collection: entity.name, id: read.id(), kind, diff, since: *since };
         if self.findings.keep(difference.clone()) {
             let Difference { collection, id, kind, diff, since } = difference;

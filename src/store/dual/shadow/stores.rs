@@ -23,7 +23,7 @@ const MIRROR_WAIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Sessions of PostgreSQL at most: one for each worker, and one for the rechecks.
+/// Sessions of PostgreSQL at most: one for each of those who compare, and one for the rechecks.
 const SESSIONS: u32 = 3;
 
 /// A point in the log of the primary: an oplog time as a clock, or the ordinal of an outbox entry.
