@@ -41,9 +41,9 @@ async fn main() {
     let servers = Servers::start().await.expect("start the servers");
     let (source, target) = stores(&servers).await;
     let events = number("BRIDGE_BENCH_EVENTS", 500_000);
-    let start = anchor::take(&source).await.expect("take the anchor");
+    let start = anchor::take(source.database()).await.expect("take the anchor");
     write_backlog(&source, events).await;
-    let end = anchor::take(&source).await.expect("take a mark");
+    let end = anchor::take(source.database()).await.expect("take a mark");
 
     println!("{events} events; events a second");
     let (mut raw, mut ours) = (Vec::new(), Vec::new());

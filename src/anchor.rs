@@ -1,13 +1,13 @@
 //! The anchor: the oplog time from which the mirror will follow, taken before the first document is read.
 
 use bson::{Timestamp, doc};
+use mongodb::Database;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, WriteConcern};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use crate::entity::ENTITIES;
 use crate::scan::ANSWER_WAIT;
-use crate::source::Source;
 use crate::stamp::Stamp;
 
 /// The bridge's own collection in the scheduler's database.
@@ -15,11 +15,10 @@ pub const COLLECTION: &str = "bridge_anchor";
 
 /// Takes the oplog time of a majority write of our own. A `ping` would give a time that writes in flight, with earlier
 /// oplog times, have not reached yet; a majority-acknowledged write has everything before it behind it.
-pub async fn take(source: &Source) -> Result<Timestamp, Error> {
-    let mut session = source.client().start_session().await?;
+pub async fn take(database: &Database) -> Result<Timestamp, Error> {
+    let mut session = database.client().start_session().await?;
     let majority = WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(ANSWER_WAIT).build();
-    source
-        .database()
+    database
         .collection::<bson::Document>(COLLECTION)
         .update_one(doc! { "_id": "anchor" }, doc! { "$inc": { "taken": 1_i64 }, "$currentDate": { "at": true } })
         .upsert(true)
@@ -28,6 +27,12 @@ pub async fn take(source: &Source) -> Result<Timestamp, Error> {
         .await?;
     let no_time = || ErrorKind::Custom(std::sync::Arc::new("the server's answer has no operationTime")).into();
     session.operation_time().ok_or_else(no_time)
+}
+
+/// Whether the active mirror, of whichever process, has applied everything before `clock`.
+pub async fn is_passed(clock: i64, pool: &PgPool) -> sqlx::Result<bool> {
+    let passed = sqlx::query_scalar("select exists (select from bridge.stream where clock >= $1)");
+    passed.bind(clock).fetch_one(pool).await
 }
 
 /// Stores where the mirror begins, unless it is further already. A time serves as well as a resume token: a change

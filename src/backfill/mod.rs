@@ -283,7 +283,7 @@ async fn open(source: &Source, target: &Target, options: &Options, epoch: i32) -
 
 async fn take_anchor(source: &Source, connection: &mut PgConnection) -> Result<Timestamp> {
     let attempted = format!("write the anchor to {}", anchor::COLLECTION);
-    let time = anchor::take(source).await.map_err(Fault::source(attempted))?;
+    let time = anchor::take(source.database()).await.map_err(Fault::source(attempted))?;
     anchor::keep_start(time, connection).await.map_err(Fault::target("store where the mirror begins"))?;
     Ok(time)
 }

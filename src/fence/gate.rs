@@ -29,6 +29,11 @@ impl Turn {
     fn is(self, other: Self) -> bool {
         self.number == other.number
     }
+
+    /// Whether the same store is the primary, of the same phase and epoch, whatever interruptions there were.
+    pub fn is_alike(self, other: Self) -> bool {
+        (self.phase, self.epoch) == (other.phase, other.epoch)
+    }
 }
 
 /// The gate of one process.

@@ -214,14 +214,10 @@ const MARK_LOOK: Duration = Duration::from_millis(50);
 /// Writes a mark to MongoDB and waits until the active mirror, of whichever process, has applied everything before it; waits
 /// as long as that takes. Dropping the future does no harm.
 pub async fn until_level(source: &Source, target: &Target) -> std::result::Result<(), MirrorError> {
-    let time = anchor::take(source).await;
+    let time = anchor::take(source.database()).await;
     let time = time.map_err(|error| SourceError::of(format!("write a mark to {}", anchor::COLLECTION), error))?;
     loop {
-        let passed = sqlx::query_scalar("select exists (select from bridge.stream where clock >= $1)")
-            .bind(crate::stamp::clock(time))
-            .fetch_one(target.pool())
-            .await;
-        match passed {
+        match anchor::is_passed(crate::stamp::clock(time), target.pool()).await {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error) if crate::target::transient(&error) => {}
@@ -266,7 +262,7 @@ impl Mirror {
             Err(Fault::Ended(error @ (MirrorError::HistoryLost { .. } | MirrorError::Invalidated))) => {
                 // MongoDB must follow all the same; what happened meanwhile is the verifier's to find.
                 tracing::error!(error = %crate::error_text(&error), "stray writes may have been missed: verify the stores");
-                let time = anchor::take(&self.source).await.map_err(Fault::source("write an anchor"))?;
+                let time = anchor::take(self.source.database()).await.map_err(Fault::source("write an anchor"))?;
                 watch().begin_anew(time).await?;
                 Err(Fault::LeaseLost)
             }
@@ -288,7 +284,7 @@ impl Mirror {
     /// Takes the anchor from which the stream begins.
     async fn begin(&self) -> Result<()> {
         let attempted = format!("write the anchor to {}", anchor::COLLECTION);
-        let time = anchor::take(&self.source).await.map_err(Fault::source(attempted))?;
+        let time = anchor::take(self.source.database()).await.map_err(Fault::source(attempted))?;
         let pool = self.seat.pool();
         let mut connection = pool.acquire().await.map_err(Fault::target("connect"))?;
         anchor::keep_start(time, &mut connection).await.map_err(Fault::target("store where the mirror begins"))

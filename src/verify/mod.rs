@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
 pub use canonical::{equal, text};
-pub use report::{Counts, Kind, Mismatch, Report, Sides, Verdict};
+pub use report::{Counts, Kind, Mismatch, Report, Sides, Verdict, unified};
 
 use crate::entity::Entity;
 use crate::mapping::Mapping;

@@ -54,9 +54,14 @@ impl Sides {
     pub fn diff(&self) -> String {
         let text = |side: &Option<RawDocumentBuf>| side.as_ref().map(|side| canonical::text(side) + "\n");
         let (old, new) = (text(&self.source).unwrap_or_default(), text(&self.target).unwrap_or_default());
-        let diff = similar::TextDiff::configure().timeout(Duration::from_secs(2)).diff_lines(&old, &new);
-        diff.unified_diff().context_radius(3).header("mongodb", "postgresql").to_string()
+        unified(&old, &new)
     }
+}
+
+/// The unified diff of two texts, from MongoDB to PostgreSQL.
+pub fn unified(mongo: &str, postgres: &str) -> String {
+    let diff = similar::TextDiff::configure().timeout(Duration::from_secs(2)).diff_lines(mongo, postgres);
+    diff.unified_diff().context_radius(3).header("mongodb", "postgresql").to_string()
 }
 
 /// The counts of one collection.

@@ -8,6 +8,7 @@ mod lost;
 mod metrics;
 mod pause;
 mod settings;
+mod shadow;
 mod switch;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@
 
 mod breaker;
 mod follower;
+pub mod shadow;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use self::follower::Follower;
 pub use self::follower::{Followed, Protection};
+use self::shadow::{Findings, Read, Shadow};
 use super::{Address, After, Change, MongoStore, Page, PostgresStore, Query, Store, StoreError, Stored, attempted};
 use crate::entity::Entity;
 use crate::fence::gate::{Gate, Turn};
@@ -53,9 +55,10 @@ struct Inside {
     mongo: Option<(Client, Database)>,
     postgres: Option<PostgresStore>,
     follower: Option<Arc<Follower>>,
+    shadow: Option<Shadow>,
     tuning: watch::Sender<Tuning>,
     /// The store of the turn that was asked for last.
-    primary: Mutex<Option<(Turn, Primary)>>,
+    primary: Mutex<Option<(Turn, Side)>>,
 }
 
 /// Why a write is not known to have been made.
@@ -85,13 +88,18 @@ pub struct Parts {
 }
 
 impl DualStore {
-    /// The stores of `parts`.
+    /// The stores of `parts`. Shadow reads begin in the background where there are both.
+    ///
+    /// # Panics
+    /// Outside a runtime.
     pub fn new(parts: Parts) -> Self {
         let Parts { gate, mongo, postgres, tuning } = parts;
         let tuning = watch::Sender::new(tuning);
         let follower = postgres.clone().map(|pool| Arc::new(Follower::new(pool, tuning.subscribe())));
-        let postgres = postgres.map(PostgresStore::new);
-        Self { inside: Arc::new(Inside { gate, mongo, postgres, follower, tuning, primary: Mutex::new(None) }) }
+        let both = mongo.clone().zip(postgres.as_ref());
+        let shadow = both.map(|(mongo, pool)| Shadow::start(gate.clone(), mongo, pool, tuning.subscribe()));
+        let (postgres, primary) = (postgres.map(PostgresStore::new), Mutex::new(None));
+        Self { inside: Arc::new(Inside { gate, mongo, postgres, follower, shadow, tuning, primary }) }
     }
 
     /// Uses `tuning` from the next operation on.
@@ -120,23 +128,31 @@ impl DualStore {
         }
     }
 
-    /// Waits for what goes on in the background, which is bounded.
+    /// What the shadow reads have found; nothing where there is only one store.
+    pub fn shadow(&self) -> Option<&Findings> {
+        self.inside.shadow.as_ref().map(Shadow::findings)
+    }
+
+    /// Ends the shadow reads, and waits for what else goes on in the background, which is bounded.
     pub async fn close(&self) {
+        if let Some(shadow) = &self.inside.shadow {
+            shadow.close().await;
+        }
         if let Some(follower) = &self.inside.follower {
             follower.close().await;
         }
     }
 
-    /// The store that answers now.
-    async fn reader(&self, attempted: impl FnOnce() -> String) -> Result<Primary, StoreError> {
+    /// The store that answers now, and its turn.
+    async fn reader(&self, attempted: impl FnOnce() -> String) -> Result<(Side, Turn), StoreError> {
         let turn = self.inside.gate.turn(self.switch_wait()).await;
-        match turn.ok_or(Unsure::Switching).and_then(|turn| self.primary(turn)) {
-            Ok(primary) => Ok(primary),
+        match turn.ok_or(Unsure::Switching).and_then(|turn| Ok((self.primary(turn)?, turn))) {
+            Ok(reader) => Ok(reader),
             Err(unsure) => Err(unavailable(attempted(), unsure)),
         }
     }
 
-    fn primary(&self, turn: Turn) -> Result<Primary, Unsure> {
+    fn primary(&self, turn: Turn) -> Result<Side, Unsure> {
         let mut known = self.inside.primary.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, primary)) = known.as_ref().filter(|(known, _)| *known == turn) {
             return Ok(primary.clone());
@@ -145,11 +161,11 @@ impl DualStore {
         let primary = match turn.phase.primary() {
             Backend::Mongo => {
                 let (client, database) = self.inside.mongo.clone().ok_or_else(unknown)?;
-                Primary::Mongo(MongoStore::new(client, database, turn.epoch))
+                Side::Mongo(MongoStore::new(client, database, turn.epoch))
             }
             Backend::Postgres => {
                 let store = self.inside.postgres.as_ref().ok_or_else(unknown)?;
-                Primary::Postgres(store.primary(turn.phase, turn.epoch))
+                Side::Postgres(store.primary(turn.phase, turn.epoch))
             }
         };
         *known = Some((turn, primary.clone()));
@@ -160,7 +176,7 @@ impl DualStore {
     async fn write<T: Send + 'static, F>(
         &self,
         changes: &[Change],
-        work: impl Fn(Primary, Vec<Change>) -> F,
+        work: impl Fn(Side, Vec<Change>) -> F,
     ) -> Result<(T, Turn), StoreError>
     where
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -200,26 +216,41 @@ impl DualStore {
 
 impl Store for DualStore {
     async fn get(&self, address: &Address) -> Result<Option<Stored>, StoreError> {
-        self.reader(|| format!("read {address}")).await?.get(address).await
+        let (primary, turn) = self.reader(|| format!("read {address}")).await?;
+        let found = primary.get(address).await?;
+        if let Some(shadow) = &self.inside.shadow {
+            shadow.offer(turn, || Read::Keys(address.entity, vec![address.key.clone()]), found.iter(), false);
+        }
+        Ok(found)
     }
 
     async fn get_many(&self, entity: &'static Entity, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {
-        self.reader(|| format!("read {} keys of {}", keys.len(), entity.name)).await?.get_many(entity, keys).await
+        let (primary, turn) = self.reader(|| format!("read {} keys of {}", keys.len(), entity.name)).await?;
+        let found = primary.get_many(entity, keys).await?;
+        if let Some(shadow) = &self.inside.shadow {
+            shadow.offer(turn, || Read::Keys(entity, keys.to_vec()), found.iter().flatten(), false);
+        }
+        Ok(found)
     }
 
     async fn find(&self, query: &Query) -> Result<Page, StoreError> {
-        self.reader(|| format!("read a page of {}", query.entity.name)).await?.find(query).await
+        let (primary, turn) = self.reader(|| format!("read a page of {}", query.entity.name)).await?;
+        let page = primary.find(query).await?;
+        if let Some(shadow) = &self.inside.shadow {
+            shadow.offer(turn, || Read::Page(query.clone()), page.items.iter(), page.next.is_some());
+        }
+        Ok(page)
     }
 
     async fn apply(&self, changes: &[Change]) -> Result<Vec<After>, StoreError> {
-        let work = |primary: Primary, changes: Vec<Change>| async move { primary.apply(&changes).await };
+        let work = |primary: Side, changes: Vec<Change>| async move { primary.apply(&changes).await };
         let (afters, turn) = self.write(changes, work).await?;
         self.follow(turn, &afters);
         Ok(afters)
     }
 
     async fn apply_each(&self, changes: &[Change]) -> Result<Vec<Option<After>>, StoreError> {
-        let work = |primary: Primary, changes: Vec<Change>| async move { primary.apply_each(&changes).await };
+        let work = |primary: Side, changes: Vec<Change>| async move { primary.apply_each(&changes).await };
         let (afters, turn) = self.write(changes, work).await?;
         let made: Vec<After> = afters.iter().flatten().cloned().collect();
         self.follow(turn, &made);
@@ -227,7 +258,7 @@ impl Store for DualStore {
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
-        self.reader(|| "ask for the time".to_owned()).await?.now().await
+        self.reader(|| "ask for the time".to_owned()).await?.0.now().await
     }
 }
 
@@ -235,14 +266,14 @@ fn unavailable(attempted: String, unsure: Unsure) -> StoreError {
     StoreError::Unavailable { attempted, source: Some(unsure.into()) }
 }
 
-/// The store of one turn.
+/// One of the two stores.
 #[derive(Debug, Clone)]
-enum Primary {
+enum Side {
     Mongo(MongoStore),
     Postgres(PostgresStore),
 }
 
-impl Store for Primary {
+impl Store for Side {
     async fn get(&self, address: &Address) -> Result<Option<Stored>, StoreError> {
         match self {
             Self::Mongo(store) => store.get(address).await,

@@ -29,6 +29,8 @@ async fn play(phase: Phase, weather: Weather) -> [u64; 3] {
         let mut backends = backends(&bed);
         let proxy = Proxy::before(&bed.postgres_url).await;
         // However busy the machine is, a secondary that is well is waited for.
+        // Nobody is to feel that every read is repeated.
+        backends.settings.tuning.shadow_fraction = 1.0;
         let protection = &mut backends.settings.tuning.protection;
         protection.deadline = LIMIT;
         if weather != Weather::Fair {
