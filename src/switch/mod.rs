@@ -333,6 +333,7 @@ impl Switch {
         }
         if old == Backend::Mongo {
             self.record.step("wait for the application's processes").await?;
+            fail::fail_point!("switch::before-wait");
             self.until_acknowledged(closed, options).await?; // rule 15
             timed.done("no process writes any more");
             if options.block_writes {
@@ -341,6 +342,7 @@ impl Switch {
             }
         }
         self.record.step("bring the new primary level").await?;
+        fail::fail_point!("switch::before-level");
         self.until_level(new, options.level_wait).await?; // rules 16 and 17
         timed.done("the new primary is level");
         self.record.step("open the new primary").await?;

@@ -170,6 +170,8 @@ async fn killed_at(bed: &Bed, to: &str, point: &str) {
     let failpoints = format!("{WAIVED};switch::{point}=pause");
     let name = match point {
         "before-close" => "close the old primary",
+        "before-wait" => "wait for the application's processes",
+        "before-level" => "bring the new primary level",
         _ => "open the new primary",
     };
     let stands = async || {
@@ -226,9 +228,12 @@ async fn a_switch_that_dies_at_any_step_is_finished_or_undone_and_nothing_is_los
     let _mirror = followed(&bed).await;
     turned(&bed, "mongo-primary").await;
     let mut phase = Phase::MongoPrimary;
-    for point in ["before-close", "before-open", "before-finish"] {
+    for point in ["before-close", "before-wait", "before-level", "before-open", "before-finish"] {
         for how in [Command::Abort, Command::Resume] {
             let to = if phase == Phase::MongoPrimary { Phase::PostgresPrimary } else { Phase::MongoPrimary };
+            // PostgreSQL's fence waits for nobody.
+            let point = if to == Phase::MongoPrimary { point.replace("wait", "level") } else { point.to_owned() };
+            let point = point.as_str();
             println!("{phase} to {to}, killed {point}, {how:?}");
             killed_at(&bed, to.name(), point).await;
             let (exit, objects) = mended(&bed, how).await;
@@ -242,6 +247,56 @@ async fn a_switch_that_dies_at_any_step_is_finished_or_undone_and_nothing_is_los
             assert_eq!(open(&bed).await, (phase == Phase::MongoPrimary, phase == Phase::PostgresPrimary));
             scheduler.goes_on().await;
         }
+    }
+    scheduler.nothing_is_lost(&bed).await;
+}
+
+/// The epochs of both fences together.
+async fn epochs(bed: &Bed) -> i32 {
+    let mongo = MongoFence::new(&bed.database).look().await.expect("look").expect("a fence").fence.epoch;
+    let postgres: i32 = sqlx::query_scalar("select epoch from bridge.fence").fetch_one(bed.pool()).await.expect("look");
+    mongo + postgres
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_that_dies_half_way_can_only_be_completed() {
+    let bed = Bed::new().await;
+    let scheduler = Scheduler::start(&bed, 2);
+    scheduler.at_work().await;
+    let _mirror = followed(&bed).await;
+    turned(&bed, "mongo-primary").await;
+    for (from, to) in [("mongo-primary", "postgres-primary"), ("postgres-primary", "mongo-primary")] {
+        let is_open = (from == "mongo-primary", from == "postgres-primary");
+        for how in [Command::Abort, Command::Resume] {
+            println!("{from}, {how:?}");
+            killed_at(&bed, to, "before-open").await;
+            let before = epochs(&bed).await;
+            let failpoints = format!("{WAIVED};switch::before-reopen=pause");
+            let mut process = Bridge::start(command(&bed, &["--abort"], &failpoints));
+            let stands = || {
+                if process.is_over() {
+                    // The lease of the one that was killed is not over yet.
+                    process = Bridge::start(command(&bed, &["--abort"], &failpoints));
+                }
+                async { epochs(&bed).await > before }
+            };
+            until("the abort stands", LIMIT, stands).await;
+            assert!(process.kill().await, "it was to be killed while it worked");
+            assert_eq!(open(&bed).await, (false, false));
+            let deadline = tokio::time::Instant::now() + LIMIT;
+            loop {
+                let (exit, _, stderr) = switch(&bed, &[how.flag()], WAIVED).await;
+                if !stderr.contains("is under way by") {
+                    // Whoever would finish it is told that it was undone.
+                    assert_eq!(exit, Some(if how == Command::Abort { 0 } else { 5 }), "{stderr}");
+                    break;
+                }
+                assert!(tokio::time::Instant::now() < deadline, "{stderr}");
+            }
+            assert_eq!(open(&bed).await, is_open);
+            scheduler.goes_on().await;
+        }
+        turned(&bed, to).await;
     }
     scheduler.nothing_is_lost(&bed).await;
 }
