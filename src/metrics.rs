@@ -61,6 +61,10 @@ pub const BREAKER_PROBES: Counter = Counter::new(
     "bridge_breaker_probes_total",
     "writes that were tried in the background while PostgreSQL was passed over",
 );
+pub const SHADOW_READS: Counter = Counter::new(
+    "bridge_shadow_reads_total",
+    "shadow reads and the suspicions that they raised, by outcome: compared, noise, differed, lasting …",
+);
 pub const MIRROR_ACTIVE: Gauge =
     Gauge::new("bridge_mirror_active", Unit::Count, "1 while this process is the active mirror, else 0");
 pub const MIRROR_LAG_SECONDS: Gauge = Gauge::new(
@@ -87,12 +91,13 @@ pub const GATE_WAIT: Histogram =
     Histogram::new("bridge_gate_wait_seconds", "how long an operation waited until a store took it, or in vain");
 
 /// All of them.
-pub const ALL: [Metric; 13] = [
+pub const ALL: [Metric; 14] = [
     SECONDARY_WRITES.0,
     SECONDARY_SECONDS.0,
     BREAKER_OPEN.0,
     BREAKER_OPENINGS.0,
     BREAKER_PROBES.0,
+    SHADOW_READS.0,
     MIRROR_ACTIVE.0,
     MIRROR_LAG_SECONDS.0,
     MIRROR_LAG_EVENTS.0,

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::recheck::Suspicions;
+use crate::metrics::{self, Tally};
 
 /// How many differences are kept; the oldest goes first.
 const KEPT: usize = 256;
@@ -44,8 +45,38 @@ pub struct Counters {
     pub waiting: u64,
 }
 
-/// One of the counters.
-pub(super) type Counter = fn(&mut Counters) -> &mut u64;
+/// What a read or a suspicion came to: the counter of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Dropped,
+    Failed,
+    Overtaken,
+    Compared,
+    Noise,
+    Differed,
+    Suspected,
+    Forgotten,
+    Busy,
+    Level,
+    Lasting,
+}
+
+impl Outcome {
+    /// All of them, in order, with their names.
+    const ALL: [(Self, &'static str); 11] = [
+        (Self::Dropped, "dropped"),
+        (Self::Failed, "failed"),
+        (Self::Overtaken, "overtaken"),
+        (Self::Compared, "compared"),
+        (Self::Noise, "noise"),
+        (Self::Differed, "differed"),
+        (Self::Suspected, "suspected"),
+        (Self::Forgotten, "forgotten"),
+        (Self::Busy, "busy"),
+        (Self::Level, "level"),
+        (Self::Lasting, "lasting"),
+    ];
+}
 
 /// How the secondary differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -97,19 +128,33 @@ impl Difference {
 #[derive(Debug)]
 pub struct Findings {
     pub(super) suspicions: Suspicions,
-    counters: Mutex<Counters>,
+    tallies: [Tally; Outcome::ALL.len()],
     differences: Mutex<VecDeque<Difference>>,
 }
 
 impl Findings {
     pub(super) fn new(suspicions: Suspicions) -> Self {
-        Self { suspicions, counters: Mutex::default(), differences: Mutex::default() }
+        let tallies = Outcome::ALL.map(|(_, name)| Tally::new(metrics::SHADOW_READS, name));
+        Self { suspicions, tallies, differences: Mutex::default() }
     }
 
     /// The counters as they are now.
     pub fn counters(&self) -> Counters {
-        let waiting = u64::try_from(self.suspicions.waiting()).unwrap_or(u64::MAX);
-        Counters { waiting, ..*locked(&self.counters) }
+        let count = |outcome| self.tally(outcome).count();
+        Counters {
+            dropped: count(Outcome::Dropped),
+            failed: count(Outcome::Failed),
+            overtaken: count(Outcome::Overtaken),
+            compared: count(Outcome::Compared),
+            noise: count(Outcome::Noise),
+            differed: count(Outcome::Differed),
+            suspected: count(Outcome::Suspected),
+            forgotten: count(Outcome::Forgotten),
+            busy: count(Outcome::Busy),
+            level: count(Outcome::Level),
+            lasting: count(Outcome::Lasting),
+            waiting: u64::try_from(self.suspicions.waiting()).unwrap_or(u64::MAX),
+        }
     }
 
     /// The newest differences, one a key or page, in the order in which they were told. That a key is level again by now
@@ -118,8 +163,13 @@ impl Findings {
         locked(&self.differences).iter().cloned().collect()
     }
 
-    pub(super) fn count(&self, counter: Counter) {
-        *counter(&mut locked(&self.counters)) += 1;
+    pub(super) fn count(&self, outcome: Outcome) {
+        self.tally(outcome).one();
+    }
+
+    fn tally(&self, outcome: Outcome) -> &Tally {
+        // `ALL` is in their order: a test looks at each.
+        &self.tallies[outcome as usize]
     }
 
     /// Keeps `difference`. Whether it is a new one.
@@ -152,6 +202,16 @@ mod tests {
     fn difference(id: &str, diff: &str) -> Difference {
         let since = DateTime::UNIX_EPOCH;
         Difference { collection: "c", id: id.to_owned(), kind: Kind::Content, diff: diff.to_owned(), since }
+    }
+
+    #[test]
+    fn each_outcome_has_a_counter_of_its_own_name() {
+        for (place, (outcome, name)) in Outcome::ALL.into_iter().enumerate() {
+            let findings = Findings::new(Suspicions::new().0);
+            findings.count(outcome);
+            assert_eq!(outcome as usize, place);
+            assert_eq!(serde_json::to_value(findings.counters()).unwrap()[name], 1, "{name}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::findings::Counter;
+use self::findings::Outcome;
 pub use self::findings::{Counters, Difference, Findings, Kind};
 pub(super) use self::read::Read;
 use self::read::Seen;
@@ -98,7 +98,7 @@ impl Shadow {
         let bytes = items.clone().map(|item| item.document.as_bytes().len()).sum::<usize>();
         let room = u32::try_from(bytes).ok().and_then(|bytes| self.room.clone().try_acquire_many_owned(bytes).ok());
         let (Ok(place), Some(room)) = (self.jobs.try_reserve(), room) else {
-            return self.findings.count(|counters| &mut counters.dropped);
+            return self.findings.count(Outcome::Dropped);
         };
         let seen = Seen { items: items.cloned().collect(), has_more, unreadable: None };
         place.send(Job { turn, read: read(), seen, _room: room });
@@ -162,16 +162,13 @@ impl Worker {
         let (again, other) =
             tokio::try_join!(self.stores.read(&read, primary), self.stores.read(&read, primary.other()))?;
         if !self.stores.is_now(turn).await {
-            self.findings.count(|counters| &mut counters.overtaken);
+            self.findings.count(Outcome::Overtaken);
             return Ok(());
         }
         let (is_noise, differs) = (!seen.equals(&again), !seen.equals(&other));
-        let counters: [(bool, Counter); 3] = [
-            (true, |counters| &mut counters.compared),
-            (is_noise, |counters| &mut counters.noise),
-            (differs, |counters| &mut counters.differed),
-        ];
-        counters.into_iter().filter(|(is_so, _)| *is_so).for_each(|(_, counter)| self.findings.count(counter));
+        let outcomes: [(bool, Outcome); 3] =
+            [(true, Outcome::Compared), (is_noise, Outcome::Noise), (differs, Outcome::Differed)];
+        outcomes.into_iter().filter(|(is_so, _)| *is_so).for_each(|(_, outcome)| self.findings.count(outcome));
         if differs {
             self.suspect(turn, read, (&seen, &other));
         }
@@ -185,7 +182,7 @@ impl Worker {
             Ok(()) if was_failing => tracing::info!("shadow reads go on"),
             Ok(()) => {}
             Err(error) => {
-                self.findings.count(|counters| &mut counters.failed);
+                self.findings.count(Outcome::Failed);
                 if !was_failing {
                     tracing::warn!(error = crate::error_text(&*error), "a shadow read failed");
                 }

@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 
 use super::Worker;
-use super::findings::{Counter, Difference};
+use super::findings::{Difference, Outcome};
 use super::read::{Read, Seen};
 use crate::fence::gate::Turn;
 use crate::phase::Backend;
@@ -86,9 +86,9 @@ impl Worker {
         let keys = primary.differing(secondary, entity).into_iter().map(|key| Read::Keys(entity, vec![key]));
         let page = matches!(read, Read::Page(_)).then_some(read);
         for has_room in keys.chain(page).filter_map(|read| self.findings.suspicions.add(turn, read)) {
-            self.findings.count(|counters| &mut counters.suspected);
+            self.findings.count(Outcome::Suspected);
             if !has_room {
-                self.findings.count(|counters| &mut counters.forgotten);
+                self.findings.count(Outcome::Forgotten);
             }
         }
     }
@@ -122,41 +122,41 @@ impl Worker {
         let is_now = self.stores.is_now(turn).await;
         for (suspicion, print) in waiting.iter_mut().zip(prints) {
             let settled = if !is_now || !suspicion.turn.is_alike(turn) {
-                Some(OVERTAKEN)
+                Some(Outcome::Overtaken)
             } else if is_passed {
                 self.look(suspicion, print).await.inspect_err(|_| suspicion.is_settled = true)?
             } else {
                 None
             };
-            if let Some(counter) = settled {
+            if let Some(outcome) = settled {
                 suspicion.is_settled = true;
-                self.findings.count(counter);
+                self.findings.count(outcome);
             }
         }
         Ok(())
     }
 
     /// Looks at a suspicion, of which the primary answered `print` before the mark. What it turns out to be, if it does.
-    async fn look(&self, suspicion: &mut Suspicion, print: u64) -> Result<Option<Counter>, Cause> {
+    async fn look(&self, suspicion: &mut Suspicion, print: u64) -> Result<Option<Outcome>, Cause> {
         let (turn, read) = (suspicion.turn, &suspicion.read);
         let primary = turn.phase.primary();
         let other = self.stores.read(read, primary.other()).await?;
         let now = self.stores.read(read, primary).await?;
         if now.equals(&other) {
-            return Ok(Some(|counters| &mut counters.level));
+            return Ok(Some(Outcome::Level));
         }
         suspicion.rounds += 1;
         let is_quiet = now.print() == print;
         let before = std::mem::replace(&mut suspicion.before, is_quiet.then(|| (print, other.print())));
         if suspicion.before.is_some() && suspicion.before == before {
             if !self.stores.is_now(turn).await {
-                return Ok(Some(OVERTAKEN));
+                return Ok(Some(Outcome::Overtaken));
             }
             self.tell(suspicion, &now, &other).await?;
-            return Ok(Some(|counters| &mut counters.lasting));
+            return Ok(Some(Outcome::Lasting));
         }
         let is_over = suspicion.rounds >= ROUNDS;
-        Ok(is_over.then_some(|counters| &mut counters.busy))
+        Ok(is_over.then_some(Outcome::Busy))
     }
 
     /// Tells of a difference that lasts, once. A page that differs because of its keys is told by them.
@@ -207,5 +207,3 @@ impl Worker {
         Ok(true)
     }
 }
-
-const OVERTAKEN: Counter = |counters| &mut counters.overtaken;
