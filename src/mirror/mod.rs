@@ -44,6 +44,9 @@ pub struct Options {
 /// How often a process that stands by looks whether it is its turn, at least.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the phase has changed: a switch back would wait for a mirror that does not know of it yet.
+const TURN_LOOK: Duration = Duration::from_millis(200);
+
 /// Why a mirror ended. What passes by itself does not end it.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
@@ -121,7 +124,11 @@ enum Fault {
     SourceSilent,
     #[error("the phase has changed, and with it which store follows")]
     Turned,
-    #[error("another process is the active mirror now, or it was told to go on elsewhere")]
+    #[error("PostgreSQL's fence is closed: a switch is under way")]
+    Switching,
+    #[error(
+        "another process is the active mirror now, or the phase has changed, or the mirror was told to go on elsewhere"
+    )]
     LeaseLost,
     #[error(transparent)]
     Ended(MirrorError),
@@ -144,7 +151,7 @@ impl Fault {
         match self {
             Self::Source { source, .. } => crate::source::transient(source),
             Self::Target { source, .. } => crate::target::transient(source),
-            Self::Silent | Self::SourceSilent | Self::Turned | Self::LeaseLost => true,
+            Self::Silent | Self::SourceSilent | Self::Turned | Self::Switching | Self::LeaseLost => true,
             Self::Ended(_) => false,
         }
     }
@@ -167,7 +174,7 @@ impl From<Fault> for MirrorError {
             Fault::Target { attempted, source } => TargetError::of(attempted, source).into(),
             Fault::Ended(error) => error,
             // They pass, and are tried again.
-            Fault::Silent | Fault::SourceSilent | Fault::Turned | Fault::LeaseLost => Self::Crashed,
+            Fault::Silent | Fault::SourceSilent | Fault::Turned | Fault::Switching | Fault::LeaseLost => Self::Crashed,
         }
     }
 }
@@ -195,6 +202,10 @@ pub async fn run(
         if !fault.is_transient() {
             mirror.leave().await;
             return Err(fault.into());
+        }
+        if matches!(fault, Fault::Turned) {
+            tracing::info!("the phase has changed, and with it which store follows");
+            continue;
         }
         // Patience begins anew with every progress.
         if reached.replace(mirror.progress.applied()) != Some(mirror.progress.applied()) {
@@ -247,11 +258,34 @@ impl Mirror {
             Direction::ToPostgres => {
                 let Some(held) = self.seated(direction).await? else { return Ok(()) };
                 self.progress.activate(held.position.clock);
-                let followed = self.tail(held).await;
+                let followed = self.until_turned(direction, self.tail(held)).await;
                 self.progress.deactivate();
                 followed
             }
-            Direction::ToMongo => tokio::try_join!(self.drain.run(&self.stop), self.watch(direction)).map(|_| ()),
+            Direction::ToMongo => {
+                let followed =
+                    async { tokio::try_join!(self.drain.run(&self.stop), self.watch(direction)).map(|_| ()) };
+                self.until_turned(direction, followed).await
+            }
+        }
+    }
+
+    /// Does `work` until the phase has another direction: what comes of a store that is not the primary any more, or nothing
+    /// at all, would tell too late.
+    async fn until_turned(&self, direction: Direction, work: impl Future<Output = Result<()>>) -> Result<()> {
+        let turned = async {
+            loop {
+                tokio::time::sleep(TURN_LOOK).await;
+                match self.seat.direction().await {
+                    Ok(now) if now != direction => return Fault::Turned,
+                    Err(fault) if !fault.is_transient() => return fault,
+                    _ => {}
+                }
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            fault = turned => Err(fault),
         }
     }
 

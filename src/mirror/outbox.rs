@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::queue;
-use super::position::{Direction, Seat};
+use super::position::Seat;
 use super::progress::{Lag, Progress};
 use super::{Fault, MirrorError, Result};
 use crate::entity::{self, ENTITIES, Entity};
@@ -58,9 +58,6 @@ impl Drain {
     }
 
     /// Drains until `stop` is cancelled; the batch under way is finished.
-    ///
-    /// # Errors
-    /// [`Fault::Turned`] when the phase is another.
     pub async fn run(&self, stop: &CancellationToken) -> Result<()> {
         self.progress.activate(0);
         let drained = self.drain(stop).await;
@@ -91,11 +88,8 @@ impl Drain {
         self.batch.store((self.batch.load(Relaxed) * times / by).clamp(1, BATCH[1]), Relaxed);
     }
 
-    /// Counts what is left, and looks whether it is still this direction's turn.
+    /// Counts what is left.
     async fn count(&self) -> Result<()> {
-        if self.seat.direction().await? != Direction::ToMongo {
-            return Err(Fault::Turned);
-        }
         let (events, seconds) = sqlx::query_as(
             "select count(*), coalesce(extract(epoch from clock_timestamp() - min(written_at)), 0)::float8
             from bridge.outbox",

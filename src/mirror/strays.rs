@@ -64,7 +64,7 @@ async fn note_collection(
 /// While the fence is closed a stray write waits: whether for the next turn of this store or for the other's, is not known.
 fn refused(error: sqlx::Error) -> Fault {
     match error.as_database_error().and_then(|error| error.code()) {
-        Some(code) if code == CLOSED => Fault::Turned,
+        Some(code) if code == CLOSED => Fault::Switching,
         _ => Fault::target("undo stray writes")(error),
     }
 }

@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{LIMIT, backends, connect, turn};
 use crate::bed::{Bed, until};
 use crate::faults::process::Bridge;
-use crate::faults::proxy::Weather;
+use crate::faults::proxy::{Proxy, Weather};
 use crate::mirror::memory::signal;
 
 /// An application in a phase, all of whose reads are repeated.

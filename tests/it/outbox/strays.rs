@@ -78,7 +78,7 @@ async fn a_stray_write_under_a_closed_fence_is_not_passed_over() {
     open(&bed, false).await;
     let strays = bed.database.collection::<RawDocumentBuf>("runs");
     strays.replace_one(doc! { "_id": "a" }, run("a", "theirs")).await.expect("replace");
-    let seen = || mirror.complaints().contains("the phase has changed");
+    let seen = || mirror.complaints().contains("a switch is under way");
     until("it is seen", LIMIT, async || seen()).await;
     let held: (i64, i64) = sqlx::query_as("select count(*), (select clock from bridge.stream) from bridge.stray")
         .fetch_one(bed.pool())
