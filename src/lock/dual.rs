@@ -108,7 +108,7 @@ impl Held for DualHeld {
             mongo.renew(lease).await?;
         }
         match self.postgres.get() {
-            Some(postgres) => postgres.renew(lease).await,
+            Some(postgres) => postgres.renew_with(lease, self.mongo.as_ref().map(MongoHeld::given)).await,
             None => {
                 let turn = self.locks.gate.turn(Duration::ZERO).await;
                 let is_held = turn.is_none_or(|turn| turn.phase == Phase::Mongo) || self.in_postgres(lease).await?;

@@ -12,6 +12,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -199,12 +200,17 @@ fn check_lease(key: &LockKey, lease: Duration) -> Result<(), LockError> {
 }
 
 /// What another store has given for an acquisition.
+///
+/// Its record is to stand in this store as well, word for word: the mirror may have brought it already, and may not come for a
+/// while.
 #[derive(Debug, Clone)]
 struct Given {
     /// The token, which this store's may not be below.
     token: i64,
-    /// The owner in the record there, which the mirror may have brought here.
+    /// The owner in the record there.
     owner: String,
+    acquired_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
 }
 
 /// Who holds a lock, for people: the machine, the process, and an instance that no other has.

@@ -1,6 +1,6 @@
 //! Locks in MongoDB: the document of a lock is its lease, written by one operation and measured by the server's clock.
 
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::{Document, doc};
@@ -60,9 +60,8 @@ impl MongoLocks {
         let document = self.write(&key, doc! { "_id": key.id() }, (update, true)).await?;
         let is_mine = |document: &Document| document.get_str("owner").is_ok_and(|holder| holder == owner);
         let Some(document) = document.filter(is_mine) else { return Ok(None) };
-        let token = document.get_i64("token").unwrap_or_default();
-        let (token, deadline) = (AtomicI64::new(token), watch::Sender::new(Some(deadline)));
-        Ok(Some(MongoHeld { locks: self, key, owner, token, deadline }))
+        let (given, deadline) = (Mutex::new(given(&document)), watch::Sender::new(Some(deadline)));
+        Ok(Some(MongoHeld { locks: self, key, owner, given, deadline }))
     }
 
     /// One operation on the lock's document where `filter` holds; the document it leaves.
@@ -112,14 +111,20 @@ pub struct MongoHeld {
     key: LockKey,
     /// Another one for each acquisition, so that what is let go is this one.
     owner: String,
-    token: AtomicI64,
+    /// What stands in the record.
+    given: Mutex<Given>,
     deadline: watch::Sender<Option<Instant>>,
 }
 
 impl MongoHeld {
     /// For the store where the lock is taken next.
     pub(super) fn given(&self) -> Given {
-        Given { token: self.token(), owner: self.owner.clone() }
+        self.known().clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Given> {
+        // Each change is one step, so it is whole even after a panic.
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing is held, and nothing is to be let go.
@@ -134,8 +139,8 @@ impl MongoHeld {
     pub(super) async fn raise(&self, token: i64) -> Result<(), LockError> {
         let mine = doc! { "_id": self.key.id(), "owner": &self.owner, "token": self.token() };
         let raised = self.locks.write(&self.key, mine, (doc! { "$set": { "token": token } }, false)).await?;
-        self.token.store(token, Relaxed);
-        raised.map(|_| ()).ok_or_else(|| LockError::Lost { key: self.key.clone() })
+        *self.known() = given(&raised.ok_or_else(|| LockError::Lost { key: self.key.clone() })?);
+        Ok(())
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -156,7 +161,7 @@ impl Held for MongoHeld {
     }
 
     fn token(&self) -> i64 {
-        self.token.load(Relaxed)
+        self.known().token
     }
 
     async fn renew(&self, lease: Duration) -> Result<(), LockError> {
@@ -169,8 +174,9 @@ impl Held for MongoHeld {
         };
         let set = doc! { "$set": { "expiresAt": { "$add": ["$$NOW", millis(lease)] } } };
         match self.locks.write(&self.key, mine, (set, false)).await? {
-            Some(_) => {
+            Some(record) => {
                 self.deadline.send_replace(Some(begun + lease));
+                *self.known() = given(&record);
                 Ok(())
             }
             None => {
@@ -209,6 +215,17 @@ impl Drop for MongoHeld {
             let let_go = Self::let_go(self.locks.clone(), self.key.clone(), self.owner.clone());
             self.locks.tasks.spawn_on(async move { drop(let_go.await) }, &runtime);
         }
+    }
+}
+
+/// What a record says.
+fn given(record: &Document) -> Given {
+    let time = |field| record.get_datetime(field).map(|time| time.to_chrono()).unwrap_or_default();
+    Given {
+        token: record.get_i64("token").unwrap_or_default(),
+        owner: record.get_str("owner").unwrap_or_default().to_owned(),
+        acquired_at: time("acquiredAt"),
+        expires_at: time("expiresAt"),
     }
 }
 

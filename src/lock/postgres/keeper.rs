@@ -40,7 +40,13 @@ pub enum Request {
         reply: oneshot::Sender<Result<Option<PostgresHeld>, LockError>>,
     },
     /// Begin a lease anew.
-    Renew { key: LockKey, token: i64, lease: Duration, reply: oneshot::Sender<Result<(), LockError>> },
+    Renew {
+        key: LockKey,
+        token: i64,
+        lease: Duration,
+        given: Option<Given>,
+        reply: oneshot::Sender<Result<(), LockError>>,
+    },
     /// Let a lock go, if it is still the one with this token.
     LetGo { key: LockKey, token: i64, reply: Option<oneshot::Sender<Result<(), LockError>>> },
 }
@@ -125,8 +131,8 @@ impl Keeper {
                     freed.extend(self.forget(&key, token));
                     replies.extend(reply);
                 }
-                Request::Renew { key, token, lease, reply } => {
-                    let renewed = self.renew(&key, token, lease).await;
+                Request::Renew { key, token, lease, given, reply } => {
+                    let renewed = self.renew(&key, token, lease, given.as_ref()).await;
                     drop(reply.send(renewed));
                 }
             }
@@ -204,14 +210,23 @@ impl Keeper {
         }
     }
 
-    async fn renew(&mut self, key: &LockKey, token: i64, lease: Duration) -> Result<(), LockError> {
+    async fn renew(
+        &mut self,
+        key: &LockKey,
+        token: i64,
+        lease: Duration,
+        given: Option<&Given>,
+    ) -> Result<(), LockError> {
         let lost = || LockError::Lost { key: key.clone() };
         let begun = Instant::now();
         if !self.held.get(key.id()).is_some_and(|entry| entry.token == token && entry.ends() > begun) {
             return Err(lost());
         }
         let millis = millis(lease);
-        match self.speak(async |session| statements::renew(&mut session.connection, key, token, millis).await).await {
+        match self
+            .speak(async |session| statements::renew(&mut session.connection, key, token, millis, given).await)
+            .await
+        {
             Ok(true) => {
                 if let Some(entry) = self.held.get(key.id()) {
                     entry.deadline.send_replace(Some(begun + lease));

@@ -110,6 +110,15 @@ pub struct PostgresHeld {
     keeper: mpsc::Sender<Request>,
 }
 
+impl PostgresHeld {
+    /// [`Held::renew`] of a lock that another store has renewed already.
+    pub(super) async fn renew_with(&self, lease: Duration, given: Option<Given>) -> Result<(), LockError> {
+        check_lease(&self.key, lease)?;
+        let (key, token) = (self.key.clone(), self.token);
+        PostgresLocks::ask(&self.keeper, &self.key, |reply| Request::Renew { key, token, lease, given, reply }).await
+    }
+}
+
 impl Held for PostgresHeld {
     fn key(&self) -> &LockKey {
         &self.key
@@ -120,9 +129,7 @@ impl Held for PostgresHeld {
     }
 
     async fn renew(&self, lease: Duration) -> Result<(), LockError> {
-        check_lease(&self.key, lease)?;
-        let (key, token) = (self.key.clone(), self.token);
-        PostgresLocks::ask(&self.keeper, &self.key, |reply| Request::Renew { key, token, lease, reply }).await
+        self.renew_with(lease, None).await
     }
 
     async fn release(self) -> Result<(), LockError> {

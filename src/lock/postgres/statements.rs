@@ -17,45 +17,55 @@ pub async fn take(
     keys: &[(LockKey, i64, Option<Given>)],
     owner: &str,
 ) -> sqlx::Result<Vec<(String, i64)>> {
-    // A row that the mirror has brought from the other store since this acquisition began there counts already.
-    let counted = match keys.iter().any(|(.., given)| given.is_some()) {
-        true => "case when l.owner = (select a.given from asked a where a.id = l.id) then 0 else 1 end",
-        false => "1",
+    // A row that the mirror has brought from the other store since this acquisition began there counts already,
+    // and stays as it is.
+    let is_known = match keys.iter().any(|(.., given)| given.is_some()) {
+        true => "l.owner = (select a.owner from asked a where a.id = l.id)",
+        false => "false",
     };
     // One key is what most ask for; arrays take PostgreSQL half as long again.
     let wanted = match keys {
-        [_] => "(select $2::text, $3::bigint, $4::bigint, $5::bigint, $6::text)",
-        _ => "unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])",
+        [_] => "(select $2::text, $3::bigint, $4::bigint, $5::bigint, $6::text, $7::timestamptz, $8::timestamptz)",
+        _ => {
+            "unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[])"
+        }
     };
     let sql = format!(
         "with asked as materialized (
-            select id, lease, least_token, given, pg_try_advisory_lock(advisory) as held,
+            select id, lease, least_token, owner, acquired_at, expires_at, pg_try_advisory_lock(advisory) as held,
                 date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') as now
-            from {wanted} as u (id, advisory, lease, least_token, given)
+            from {wanted} as u (id, advisory, lease, least_token, owner, acquired_at, expires_at)
         )
         insert into scheduler.locks as l (id, owner, token, acquired_at, expires_at, epoch, clock)
-        select a.id, $1, a.least_token, a.now, a.now + a.lease * interval '1 millisecond', f.epoch, nextval('bridge.clock')
+        select a.id, coalesce(a.owner, $1), a.least_token, coalesce(a.acquired_at, a.now),
+            coalesce(a.expires_at, a.now + a.lease * interval '1 millisecond'), f.epoch, nextval('bridge.clock')
         from asked a, bridge.fence f
         where a.held
         on conflict (id) do update
-        set owner = excluded.owner, token = greatest(coalesce(l.token, 0) + {counted}, excluded.token),
-            acquired_at = excluded.acquired_at, expires_at = excluded.expires_at, residue = null, epoch = excluded.epoch,
-            clock = excluded.clock
+        set owner = excluded.owner, token = greatest(coalesce(l.token, 0) + case when {is_known} then 0 else 1 end, excluded.token),
+            acquired_at = excluded.acquired_at, expires_at = excluded.expires_at, residue = case when {is_known} then l.residue end,
+            epoch = case when {is_known} then l.epoch else excluded.epoch end,
+            clock = case when {is_known} then l.clock else excluded.clock end
         returning l.id, l.token"
     );
     let query = sqlx::query_as(AssertSqlSafe(sql)).bind(owner);
     let token = |given: &Option<Given>| given.as_ref().map_or(1, |given| given.token);
     let known = |given: &Option<Given>| given.as_ref().map(|given| given.owner.clone());
+    let acquired = |given: &Option<Given>| given.as_ref().map(|given| given.acquired_at);
+    let expires = |given: &Option<Given>| given.as_ref().map(|given| given.expires_at);
     let query = match keys {
         [(key, lease, given)] => {
-            query.bind(key.id()).bind(key.advisory()).bind(*lease).bind(token(given)).bind(known(given))
+            let query = query.bind(key.id()).bind(key.advisory()).bind(*lease).bind(token(given));
+            query.bind(known(given)).bind(acquired(given)).bind(expires(given))
         }
         _ => query
             .bind(keys.iter().map(|(key, ..)| key.id()).collect::<Vec<_>>())
             .bind(keys.iter().map(|(key, ..)| key.advisory()).collect::<Vec<_>>())
             .bind(keys.iter().map(|(_, lease, _)| *lease).collect::<Vec<_>>())
             .bind(keys.iter().map(|(.., given)| token(given)).collect::<Vec<_>>())
-            .bind(keys.iter().map(|(.., given)| known(given)).collect::<Vec<_>>()),
+            .bind(keys.iter().map(|(.., given)| known(given)).collect::<Vec<_>>())
+            .bind(keys.iter().map(|(.., given)| acquired(given)).collect::<Vec<_>>())
+            .bind(keys.iter().map(|(.., given)| expires(given)).collect::<Vec<_>>()),
     };
     query.fetch_all(connection).await
 }
@@ -72,21 +82,28 @@ pub async fn let_go(connection: &mut PgConnection, advisories: &[i64]) -> sqlx::
     done.map(|_| ())
 }
 
-/// Begins a lease anew. That the lock is held is shown by the session, which is the one that took it; only a greater token
-/// shows that it is not. A smaller one is what the mirror has brought late, while MongoDB is the primary. Answers whether
-/// it did.
-pub async fn renew(connection: &mut PgConnection, key: &LockKey, token: i64, lease: i64) -> sqlx::Result<bool> {
+/// Begins a lease anew, or as another store has. That the lock is held is shown by the session, which is the one that took
+/// it; only a greater token shows that it is not. A smaller one is what the mirror has brought late. Answers whether it did.
+pub async fn renew(
+    connection: &mut PgConnection,
+    key: &LockKey,
+    token: i64,
+    lease: i64,
+    given: Option<&Given>,
+) -> sqlx::Result<bool> {
     let renewed = sqlx::query(
         "update scheduler.locks l
-        set expires_at = date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds')
-                + $3 * interval '1 millisecond',
-            token = $2, epoch = f.epoch, clock = nextval('bridge.clock')
+        set expires_at = coalesce($4::timestamptz,
+                date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') + $3 * interval '1 millisecond'),
+            token = $2, epoch = case when $4::timestamptz is null then f.epoch else l.epoch end,
+            clock = case when $4::timestamptz is null then nextval('bridge.clock') else l.clock end
         from bridge.fence f
         where l.id = $1 and coalesce(l.token, 0) <= $2",
     )
     .bind(key.id())
     .bind(token)
     .bind(lease)
+    .bind(given.map(|given| given.expires_at))
     .execute(connection)
     .await?;
     Ok(renewed.rows_affected() == 1)
