@@ -151,19 +151,23 @@ impl Gate {
         not: Option<Turn>,
         mut begin: impl FnMut(&mut Inside, Open) -> T,
     ) -> Option<T> {
+        let mut begun = || {
+            let mut inside = self.inside();
+            let open = inside.turn.filter(|open| open.lasts() && !not.is_some_and(|not| not.is(open.turn)))?;
+            Some(begin(&mut inside, open))
+        };
+        // Every read and write comes through here: only one that waits needs to hear of changes.
+        if let Some(begun) = begun() {
+            return Some(begun);
+        }
         let deadline = Instant::now() + wait;
         let mut changed = self.changed.subscribe();
-        let mut waiting = None;
+        let _waiting = Waiting::begin();
         loop {
             changed.borrow_and_update();
-            {
-                let mut inside = self.inside();
-                if let Some(open) = inside.turn.filter(|open| open.lasts() && !not.is_some_and(|not| not.is(open.turn)))
-                {
-                    return Some(begin(&mut inside, open));
-                }
+            if let Some(begun) = begun() {
+                return Some(begun);
             }
-            waiting.get_or_insert_with(Waiting::begin);
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
                 return None;
             }
