@@ -428,9 +428,8 @@ impl Switch {
 
     async fn until_level(&self, new: Backend, wait: Duration) -> Result<()> {
         let level = async {
-            match new {
-                Backend::Postgres => {}
-                Backend::Mongo => self.until_drained().await?,
+            if new == Backend::Mongo {
+                self.until_drained().await?;
             }
             // Also past what the drain wrote: a stray write there would be found now, and nowhere later.
             Ok(mirror::until_level(&self.source, &self.target).await?)

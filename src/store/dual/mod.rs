@@ -54,7 +54,7 @@ struct Inside {
     gate: Gate,
     mongo: Option<(Client, Database)>,
     postgres: Option<PostgresStore>,
-    follower: Option<Arc<Follower>>,
+    follower: Option<Follower>,
     shadow: Option<Shadow>,
     tuning: watch::Sender<Tuning>,
     /// The store of the turn that was asked for last.
@@ -95,7 +95,7 @@ impl DualStore {
     pub fn new(parts: Parts) -> Self {
         let Parts { gate, mongo, postgres, tuning } = parts;
         let tuning = watch::Sender::new(tuning);
-        let follower = postgres.clone().map(|pool| Arc::new(Follower::new(pool, tuning.subscribe())));
+        let follower = postgres.clone().map(|pool| Follower::new(pool, tuning.subscribe()));
         let both = mongo.clone().zip(postgres.as_ref());
         let shadow = both.map(|(mongo, pool)| Shadow::start(gate.clone(), mongo, pool, tuning.subscribe()));
         let (postgres, primary) = (postgres.map(PostgresStore::new), Mutex::new(None));
@@ -118,7 +118,7 @@ impl DualStore {
 
     /// What became of the writes that were to follow in PostgreSQL; nothing where there is none.
     pub fn followed(&self) -> Option<&Followed> {
-        self.inside.follower.as_deref().map(Follower::followed)
+        self.inside.follower.as_ref().map(Follower::followed)
     }
 
     /// Waits until every write so far has followed, or was passed over.

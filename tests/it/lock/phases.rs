@@ -5,7 +5,7 @@ use scheduler_bridge::lock::{Held, Locks};
 use scheduler_bridge::phase::Phase;
 use scheduler_bridge::verify::Verdict;
 
-use super::any::{behind, in_phase};
+use super::any::{AnyHeld, AnyLocks, behind, in_phase};
 use super::{LONG, key};
 use crate::bed::Bed;
 use crate::dual::turn;
@@ -13,14 +13,20 @@ use crate::faults::process::Bridge;
 use crate::mirror::level;
 use crate::verify::verify;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lock_taken_in_mongodb_alone_and_renewed_on_the_way_is_not_free_in_postgresql_alone() {
-    let bed = Bed::new().await;
+/// A lock that is held in phase `mongo`, the gate of its holder, and the locks of a process in phase `postgres`.
+async fn two_phases_apart(bed: &Bed) -> (Gate, AnyHeld, AnyLocks) {
     let gate = Gate::new();
     gate.open(Phase::Mongo, 1, None);
     let early = behind(gate.clone(), &bed.postgres_url, &bed.database).await;
     let late = in_phase(Phase::Postgres, &bed.postgres_url, &bed.database).await;
     let held = early.try_acquire(&key("a"), LONG).await.expect("try").expect("a free lock");
+    (gate, held, late)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_taken_in_mongodb_alone_and_renewed_on_the_way_is_not_free_in_postgresql_alone() {
+    let bed = Bed::new().await;
+    let (gate, held, late) = two_phases_apart(&bed).await;
     let before = held.token();
     gate.open(Phase::MongoPrimary, 1, None);
     held.renew(LONG).await.expect("renew");
@@ -38,11 +44,7 @@ async fn a_lock_taken_in_mongodb_alone_and_renewed_on_the_way_is_not_free_in_pos
 #[tokio::test(flavor = "multi_thread")]
 async fn who_finds_the_lock_taken_in_postgresql_when_it_is_renewed_there_has_lost_it() {
     let bed = Bed::new().await;
-    let gate = Gate::new();
-    gate.open(Phase::Mongo, 1, None);
-    let early = behind(gate.clone(), &bed.postgres_url, &bed.database).await;
-    let late = in_phase(Phase::Postgres, &bed.postgres_url, &bed.database).await;
-    let held = early.try_acquire(&key("a"), LONG).await.expect("try").expect("a free lock");
+    let (gate, held, late) = two_phases_apart(&bed).await;
     // Two phases away: nothing excludes these two.
     let _other = late.try_acquire(&key("a"), LONG).await.expect("try").expect("nobody has it there");
     gate.open(Phase::PostgresPrimary, 2, None);
