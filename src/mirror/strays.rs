@@ -5,7 +5,7 @@
 //! with its document, and undone by a primary write of the row as it stands: a new stamp, by which the drain brings it.
 //! The position moves in the same transaction, so that a stray write is never passed over.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bson::{RawDocumentBuf, Timestamp, rawdoc};
@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::apply::queue;
+use super::apply::{TRANSACTION_WAIT, queue};
 use super::position::{Held, Position, Seat};
 use super::progress::Progress;
 use super::stream::{Answer, Change, End, Event, Stamped, Stream};
@@ -41,32 +41,6 @@ pub struct Watch {
     own: HashSet<Stamped>,
     /// When the lease was begun anew last.
     renewed: Instant,
-}
-
-/// Notes a stray write of nobody knows which keys.
-async fn note_collection(
-    entity: &Entity,
-    epoch: i32,
-    time: Timestamp,
-    connection: &mut PgConnection,
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "insert into bridge.stray (collection, id, epoch, clock) values ($1, '', $2, $3) on conflict do nothing",
-    )
-    .bind(entity.name)
-    .bind(epoch)
-    .bind(clock(time))
-    .execute(connection)
-    .await
-    .map(|_| ())
-}
-
-/// While the fence is closed a stray write waits: whether for the next turn of this store or for the other's, is not known.
-fn refused(error: sqlx::Error) -> Fault {
-    match error.as_database_error().and_then(|error| error.code()) {
-        Some(code) if code == CLOSED => Fault::Switching,
-        _ => Fault::target("undo stray writes")(error),
-    }
 }
 
 /// A record that the application keeps itself.
@@ -108,25 +82,38 @@ impl Watch {
 
     /// Notes that nobody knows what became of the documents of `whose`; the drain brings them again if they are `lost`.
     async fn jump(&mut self, whose: &[&'static Entity], time: Timestamp, position: Position, lost: bool) -> Result<()> {
-        let fault = Fault::target;
-        let work = async {
-            let begin = AssertSqlSafe(self.seat.begin());
-            let mut transaction =
-                self.seat.pool().begin_with(begin).await.map_err(fault("begin a transaction of the watch"))?;
+        let work = async |connection: &mut PgConnection| {
             for entity in whose {
-                note_collection(entity, self.held.epoch, time, &mut transaction).await.map_err(refused)?;
+                note_collection(entity, self.held.epoch, time, connection).await.map_err(refused)?;
                 if lost {
-                    self.restamp_all(entity, &mut transaction).await.map_err(refused)?;
+                    self.restamp_all(entity, connection).await.map_err(refused)?;
                 }
             }
-            let lag = self.progress.lag().unwrap_or_default();
-            self.seat.advance(&mut transaction, &self.held, &position, lag).await?;
-            transaction.commit().await.map_err(fault("commit what the watch has seen"))
+            Ok(())
         };
-        tokio::time::timeout(super::apply::TRANSACTION_WAIT, work).await.map_err(|_| Fault::Silent)??;
+        self.transact(work, &position).await?;
         (self.held.position, self.renewed) = (position, Instant::now());
         self.progress.strayed(whose.len());
         Ok(())
+    }
+
+    /// One transaction of `work` in which the position moves on.
+    async fn transact(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<()>,
+        position: &Position,
+    ) -> Result<()> {
+        let fault = Fault::target;
+        let transaction = async {
+            let begin = AssertSqlSafe(self.seat.begin());
+            let mut transaction =
+                self.seat.pool().begin_with(begin).await.map_err(fault("begin a transaction of the watch"))?;
+            work(&mut transaction).await?;
+            let lag = self.progress.lag().unwrap_or_default();
+            self.seat.advance(&mut transaction, &self.held, position, lag).await?;
+            transaction.commit().await.map_err(fault("commit what the watch has seen"))
+        };
+        tokio::time::timeout(TRANSACTION_WAIT, transaction).await.map_err(|_| Fault::Silent)?
     }
 
     async fn restamp_all(&self, entity: &'static Entity, connection: &mut PgConnection) -> sqlx::Result<()> {
@@ -170,8 +157,8 @@ impl Watch {
             documents.push(self.document(stray).await?);
         }
         let records = self.records(records).await?;
-        let work = self.transact(&strays, &documents, records, &whole);
-        tokio::time::timeout(super::apply::TRANSACTION_WAIT, work).await.map_err(|_| Fault::Silent)??;
+        let work = async |connection: &mut PgConnection| self.settle(&strays, &documents, records, connection).await;
+        self.transact(work, &whole).await?;
         (self.held.position, self.renewed) = (whole, Instant::now());
         self.tell(&strays);
         Ok(())
@@ -212,40 +199,36 @@ impl Watch {
 
     /// Records that the application keeps itself, as they stand in MongoDB. A deletion is none of its doings.
     async fn records(&self, events: Vec<(Event, &'static str)>) -> Result<Vec<Kept>> {
+        // Of each key the last event: looked up, all of them would find the same.
+        let puts = events.into_iter().filter(|(event, _)| !matches!(event.change, Change::Delete));
+        let last: HashMap<_, _> = puts.map(|event| ((event.0.entity.name, event.0.key.clone()), event)).collect();
         let mut records: Vec<Kept> = Vec::new();
-        for (event, rising) in events {
+        for (event, rising) in last.into_values() {
             let Some(document) = self.document(&event).await? else { continue };
             let least = document.get(rising).ok().flatten().and_then(|value| value.as_i64()).unwrap_or_default();
             let stamp = Stamp::of_oplog(self.held.epoch, event.time);
-            records.retain(|record| (record.item.entity, &record.item.key) != (event.entity, &event.key));
             let item = Item { entity: event.entity, key: event.key, stamp, state: State::Document(document) };
             records.push(Kept { item, rising, least });
         }
         Ok(records)
     }
 
-    async fn transact(
+    async fn settle(
         &self,
         strays: &[Event],
         documents: &[Option<RawDocumentBuf>],
         records: Vec<Kept>,
-        position: &Position,
+        connection: &mut PgConnection,
     ) -> Result<()> {
-        let fault = Fault::target;
-        let begin = AssertSqlSafe(self.seat.begin());
-        let mut transaction =
-            self.seat.pool().begin_with(begin).await.map_err(fault("begin a transaction of the watch"))?;
-        self.keep(records, &mut transaction).await.map_err(fault("bring records level"))?;
+        self.keep(records, connection).await.map_err(Fault::target("bring records level"))?;
         for entity in ENTITIES {
             let of = strays.iter().zip(documents).filter(|(stray, _)| stray.entity == *entity);
             let of: Vec<_> = of.collect();
             if !of.is_empty() {
-                self.undo(entity, &of, &mut transaction).await.map_err(refused)?;
+                self.undo(entity, &of, connection).await.map_err(refused)?;
             }
         }
-        let lag = self.progress.lag().unwrap_or_default();
-        self.seat.advance(&mut transaction, &self.held, position, lag).await?;
-        transaction.commit().await.map_err(fault("commit what the watch has seen"))
+        Ok(())
     }
 
     /// Brings records to PostgreSQL, but none in which what never falls would fall: it was counted up there since.
@@ -334,5 +317,31 @@ impl Watch {
         if strays.len() > NAMED {
             tracing::error!(more = strays.len() - NAMED, "more stray writes: `bridge stray list` shows them");
         }
+    }
+}
+
+/// Notes a stray write of nobody knows which keys.
+async fn note_collection(
+    entity: &Entity,
+    epoch: i32,
+    time: Timestamp,
+    connection: &mut PgConnection,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into bridge.stray (collection, id, epoch, clock) values ($1, '', $2, $3) on conflict do nothing",
+    )
+    .bind(entity.name)
+    .bind(epoch)
+    .bind(clock(time))
+    .execute(connection)
+    .await
+    .map(|_| ())
+}
+
+/// While the fence is closed a stray write waits: whether for the next turn of this store or for the other's, is not known.
+fn refused(error: sqlx::Error) -> Fault {
+    match error.as_database_error().and_then(|error| error.code()) {
+        Some(code) if code == CLOSED => Fault::Switching,
+        _ => Fault::target("undo stray writes")(error),
     }
 }
