@@ -7,8 +7,9 @@ use mongodb::options::{Acknowledgment, WriteConcern};
 use sqlx::{PgConnection, PgPool};
 
 use crate::entity::ENTITIES;
+use crate::phase::Backend;
 use crate::scan::ANSWER_WAIT;
-use crate::stamp::Stamp;
+use crate::stamp::{self, Stamp};
 
 /// The bridge's own collection in the scheduler's database.
 pub const COLLECTION: &str = "bridge_anchor";
@@ -27,6 +28,55 @@ pub async fn take(database: &Database) -> Result<Timestamp, Error> {
         .await?;
     let no_time = || ErrorKind::Custom(std::sync::Arc::new("the server's answer has no operationTime")).into();
     session.operation_time().ok_or_else(no_time)
+}
+
+/// A point in the log of the primary: an oplog time as a clock, or the ordinal of an outbox entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    primary: Backend,
+    at: i64,
+}
+
+/// Why a mark was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    /// MongoDB failed.
+    #[error("could not write a mark to {COLLECTION}")]
+    Source(#[from] Error),
+    /// PostgreSQL failed.
+    #[error("could not look into the outbox")]
+    Target(#[from] sqlx::Error),
+}
+
+impl Mark {
+    /// A mark that every write which could be read from `primary` until now has behind it.
+    ///
+    /// # Errors
+    /// Those of the primary.
+    pub async fn take(primary: Backend, database: &Database, pool: &PgPool) -> Result<Self, MarkError> {
+        let at = match primary {
+            Backend::Mongo => stamp::clock(take(database).await?),
+            Backend::Postgres => {
+                let last = sqlx::query_scalar("select coalesce(max(ordinal), 0) from bridge.outbox");
+                last.fetch_one(pool).await?
+            }
+        };
+        Ok(Self { primary, at })
+    }
+
+    /// Whether the active mirror has brought everything before the mark to the secondary.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn is_passed(self, pool: &PgPool) -> sqlx::Result<bool> {
+        match self.primary {
+            Backend::Mongo => is_passed(self.at, pool).await,
+            Backend::Postgres => {
+                let passed = sqlx::query_scalar("select not exists (select from bridge.outbox where ordinal <= $1)");
+                passed.bind(self.at).fetch_one(pool).await
+            }
+        }
+    }
 }
 
 /// Whether the active mirror, of whichever process, has applied everything before `clock`.

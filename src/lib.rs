@@ -5,6 +5,7 @@ pub mod backend;
 pub mod backfill;
 mod backoff;
 pub mod cli;
+pub mod condition;
 pub mod connect;
 pub mod dataset;
 pub mod embedded;

@@ -1,13 +1,14 @@
 //! The quarantine: documents that cannot become a row, kept whole with the reason.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::FromRow;
 
 use crate::entity::Entity;
 use crate::target::{Target, TargetError};
 
 /// A quarantined document, all but its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
 pub struct Entry {
     /// Its collection.
     pub collection: String,

@@ -11,10 +11,11 @@ use super::escape::escape;
 use super::settings::Lease;
 use super::summary::table;
 use super::{Context, Exit, Failure};
+use crate::condition::Condition;
 use crate::fence::FenceError;
 use crate::mirror::MirrorError;
 use crate::phase::Phase;
-use crate::switch::gate::{Condition, Transition};
+use crate::switch::gate::Transition;
 use crate::switch::{Made, Options, Step, Switch, SwitchError};
 
 /// Arguments of `bridge switch`.
@@ -116,9 +117,10 @@ fn options(args: &SwitchArgs) -> Options {
 }
 
 fn gate(transition: Transition, conditions: &[Condition], processes: usize) -> String {
-    let mut table = table(&["condition", "", "found"], 0);
+    let mut table = table(&["condition", "", "found", "limit"], 0);
     for condition in conditions {
-        table.add_row([condition.name, if condition.met { "met" } else { "NOT MET" }, &escape(&condition.found)]);
+        let met = if condition.met { "met" } else { "NOT MET" };
+        table.add_row([&condition.name, met, &*escape(&condition.found), &condition.limit]);
     }
     let Transition { from, to } = transition;
     format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{table}")

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{SwitchError, clients};
+use crate::condition::Condition;
 use crate::entity::ENTITIES;
 use crate::fence::mongo::View;
 use crate::phase::Phase;
@@ -55,17 +55,6 @@ impl Transition {
     }
 }
 
-/// One thing that must be so, and what was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Condition {
-    /// What must be so.
-    pub name: &'static str,
-    /// Whether it is.
-    pub met: bool,
-    /// What was found.
-    pub found: String,
-}
-
 /// Says that every condition of a transition was met a moment ago. Only [`permit`] makes one.
 #[derive(Debug)]
 pub struct Permit {
@@ -101,7 +90,7 @@ pub(super) fn permit(transition: Transition, epoch: i32, conditions: Vec<Conditi
 fn unverified(name: &'static str) -> Condition {
     let met = is_waived();
     let found = if met { "waived by a test" } else { "cannot be shown: this version does not verify live stores yet" };
-    Condition { name, met, found: found.to_owned() }
+    Condition::new(name, met, found, "")
 }
 
 /// Fail points are not compiled into a program that is not built for tests.
@@ -156,7 +145,7 @@ impl Look<'_> {
         let sql = "select coalesce((select level_at::text from bridge.stream), '')";
         let at: String = self.one("look when the stores were level", sql).await?;
         let found = if at.is_empty() { "never".to_owned() } else { format!("last at {at}") };
-        Ok(Condition { name: "the mirror was level once", met: !at.is_empty(), found })
+        Ok(Condition::new("the mirror was level once", !at.is_empty(), found, "once"))
     }
 
     async fn backfilled(&self) -> Result<Condition, SwitchError> {
@@ -164,12 +153,12 @@ impl Look<'_> {
         let done: i64 = self.one("look which backfills are finished", sql).await?;
         let all = i64::try_from(ENTITIES.len()).unwrap_or(i64::MAX);
         let found = format!("{done} of {all} collections");
-        Ok(Condition { name: "the backfill is complete", met: done == all, found })
+        Ok(Condition::new("the backfill is complete", done == all, found, format!("{all} collections")))
     }
 
     async fn quarantine(&self) -> Result<Condition, SwitchError> {
         let count: i64 = self.one("count what is in quarantine", "select count(*) from bridge.quarantine").await?;
-        Ok(Condition { name: "the quarantine is empty", met: count == 0, found: format!("{count} documents") })
+        Ok(Condition::new("the quarantine is empty", count == 0, format!("{count} documents"), "0"))
     }
 
     async fn lag(&self) -> Result<Condition, SwitchError> {
@@ -179,14 +168,14 @@ impl Look<'_> {
         let lag: Option<f64> = self.one("look how far the mirror lags behind", sql).await?;
         let found = lag.map_or_else(|| "no mirror is running".to_owned(), |lag| format!("{lag:.1} s"));
         let met = lag.is_some_and(|lag| lag <= LAG_LIMIT);
-        Ok(Condition { name: "the mirror lags at most 1 s behind", met, found })
+        Ok(Condition::new("the mirror is level", met, found, format!("{LAG_LIMIT:.1} s")))
     }
 
     async fn strays(&self) -> Result<Condition, SwitchError> {
         let sql = "select count(*) from bridge.stray where accepted_at is null";
         let count: i64 = self.one("count the stray writes", sql).await?;
         let name = "no stray write that nobody has accepted";
-        Ok(Condition { name, met: count == 0, found: format!("{count} stray writes") })
+        Ok(Condition::new(name, count == 0, format!("{count} stray writes"), "0"))
     }
 
     async fn clients(&self) -> Result<Condition, SwitchError> {
@@ -195,7 +184,7 @@ impl Look<'_> {
             Ok(found) => found,
             // What may not be looked at is not known to be so.
             Err(error @ SourceError::Privilege { .. }) => {
-                return Ok(Condition { name, met: false, found: error.to_string() });
+                return Ok(Condition::new(name, false, error.to_string(), "none"));
             }
             Err(error) => return Err(error.into()),
         };
@@ -205,15 +194,19 @@ impl Look<'_> {
         if !accepted.is_empty() {
             words += &format!("; accepted: {}", accepted.join(", "));
         }
-        Ok(Condition { name, met: strangers.is_empty(), found: words })
+        Ok(Condition::new(name, strangers.is_empty(), words, "none"))
     }
 
     async fn outbox(&self) -> Result<Condition, SwitchError> {
         let sql =
             "select coalesce(extract(epoch from clock_timestamp() - min(written_at)), 0)::float8 from bridge.outbox";
         let lag: f64 = self.one("look how old the outbox is", sql).await?;
-        let name = "the outbox is at most 1 s old";
-        Ok(Condition { name, met: lag <= LAG_LIMIT, found: format!("{lag:.1} s") })
+        Ok(Condition::new(
+            "the outbox is drained",
+            lag <= LAG_LIMIT,
+            format!("{lag:.1} s old"),
+            format!("{LAG_LIMIT:.1} s"),
+        ))
     }
 }
 
@@ -240,7 +233,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_permit_needs_conditions_that_are_met_and_is_good_for_its_epoch_and_for_a_minute() {
         let transition = Transition::new(Phase::MongoPrimary, Phase::PostgresPrimary).unwrap();
-        let condition = |met| Condition { name: "c", met, found: String::new() };
+        let condition = |met| Condition::new("c", met, "", "");
         assert!(permit(transition, 1, vec![]).is_err());
         assert!(permit(transition, 1, vec![condition(true), condition(false)]).is_err());
         let permit = || permit(transition, 1, vec![condition(true)]).unwrap();

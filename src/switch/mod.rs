@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::gate::{Condition, Look, Permit, Transition};
+use self::gate::{Look, Permit, Transition};
 use self::record::Record;
+use crate::condition::Condition;
 use crate::fence::mongo::{Instance, MongoFence, View};
 use crate::fence::postgres::PostgresFence;
 use crate::fence::{self, Fence, FenceError};

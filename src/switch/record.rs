@@ -5,8 +5,9 @@ use std::time::Duration;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
-use super::gate::{Condition, Transition};
+use super::gate::Transition;
 use super::{Made, SwitchError};
+use crate::condition::Condition;
 use crate::phase::UnknownPhase;
 use crate::target::TargetError;
 

@@ -3,6 +3,7 @@
 //! Invariant: a difference is reported only after both sides were read again, and nothing compared is never a pass.
 
 pub mod canonical;
+mod digest;
 mod generation;
 mod recheck;
 mod report;
@@ -17,7 +18,9 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
 pub use canonical::{equal, text};
-pub use report::{Counts, Kind, Mismatch, Report, Sides, Verdict, unified};
+pub use report::{
+    Counts, Gate, IrregularField, Kind, Longest, Mismatch, Report, Sides, Surroundings, Verdict, unified,
+};
 
 use crate::entity::Entity;
 use crate::mapping::Mapping;

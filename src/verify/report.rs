@@ -8,6 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::canonical;
+use crate::condition::Condition;
+use crate::phase::Phase;
+use crate::quarantine;
 
 /// How the two sides of a key differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -65,7 +68,7 @@ pub fn unified(mongo: &str, postgres: &str) -> String {
 }
 
 /// The counts of one collection.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Counts {
     /// The collection.
     pub name: &'static str,
@@ -81,6 +84,8 @@ pub struct Counts {
     pub extra: u64,
     /// On both sides, and different.
     pub content: u64,
+    /// How long the comparison of all of it took, in seconds.
+    pub seconds: f64,
 }
 
 impl Counts {
@@ -124,16 +129,84 @@ pub enum Verdict {
 pub struct Report {
     /// What it says.
     pub verdict: Verdict,
+    /// Its number in `bridge.verification`.
+    pub number: i64,
+    /// The phase in which it was made.
+    #[serde(serialize_with = "as_text")]
+    pub phase: Phase,
+    /// The epoch in which it was made.
+    pub epoch: i32,
+    /// The part of the ranges that was compared; nothing is all of them.
+    pub sample: Option<f64>,
+    /// How long a difference had to last, in seconds.
+    pub tolerance_seconds: f64,
     /// Each collection that was looked at.
     pub collections: Vec<Counts>,
     /// The mismatches, in no order; at most [`super::Options::listed`] of them.
     pub mismatches: Vec<Mismatch>,
     /// Mismatches that are counted but not listed.
     pub unlisted: u64,
+    /// Keys that differed, and were written to all the time: nothing is known of them.
+    pub unsettled: u64,
+    /// Keys that were compared again since the mirror, or a shadow read, had named them.
+    pub rechecked: u64,
+    /// The longest single query.
+    pub longest_query: Longest,
     /// When it began.
     pub started_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: DateTime<Utc>,
+}
+
+/// How long the longest single query of each store took, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Longest {
+    /// Of MongoDB: one answer of a cursor.
+    pub mongodb_milliseconds: f64,
+    /// Of PostgreSQL: the rows of one range, as fast as they were taken.
+    pub postgresql_milliseconds: f64,
+}
+
+/// What a report says besides, for those who read it and were not there.
+#[derive(Debug, Clone, Serialize)]
+pub struct Surroundings {
+    /// The version of `bridge`.
+    pub bridge: &'static str,
+    /// The version of MongoDB.
+    pub mongodb: String,
+    /// The version of PostgreSQL.
+    pub postgresql: String,
+    /// The first quarantined documents; the counts are in [`Counts::quarantined`].
+    pub quarantine: Vec<quarantine::Entry>,
+    /// What the columns of regular rows could not hold, and is kept in the residue: the most frequent fields.
+    pub irregular_fields: Vec<IrregularField>,
+    /// The gate of each phase that may follow, as it was after the verification.
+    pub gates: Vec<Gate>,
+}
+
+/// How many documents have a field that its column cannot hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IrregularField {
+    /// The collection.
+    pub collection: String,
+    /// The field's path.
+    pub field: String,
+    /// How many documents.
+    pub documents: i64,
+}
+
+/// What must be so before another phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gate {
+    /// That phase.
+    #[serde(serialize_with = "as_text")]
+    pub to: Phase,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
+}
+
+fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 impl Report {
@@ -147,7 +220,22 @@ impl Report {
             (0, _) => Verdict::Clean,
         };
         let unlisted = found.saturating_sub(listed);
-        Self { verdict, collections, mismatches, unlisted, started_at, finished_at: Utc::now() }
+        Self {
+            verdict,
+            number: 0,
+            phase: Phase::Mongo,
+            epoch: 1,
+            sample: None,
+            tolerance_seconds: 0.0,
+            collections,
+            mismatches,
+            unlisted,
+            unsettled: 0,
+            rechecked: 0,
+            longest_query: Longest::default(),
+            started_at,
+            finished_at: Utc::now(),
+        }
     }
 }
 

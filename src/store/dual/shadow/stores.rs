@@ -7,10 +7,9 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::read::{Read, Seen};
-use crate::anchor;
+use crate::anchor::Mark;
 use crate::fence::gate::{Gate, Turn};
 use crate::phase::Backend;
-use crate::stamp;
 use crate::store::dual::Side;
 use crate::store::{Cause, MongoStore, PostgresStore};
 
@@ -25,10 +24,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Sessions of PostgreSQL at most: one for each of those who compare, and one for the rechecks.
 const SESSIONS: u32 = 3;
-
-/// A point in the log of the primary: an oplog time as a clock, or the ordinal of an outbox entry.
-#[derive(Debug, Clone, Copy)]
-pub struct Mark(i64);
 
 /// The two stores.
 #[derive(Debug)]
@@ -69,23 +64,14 @@ impl Stores {
 
     /// A mark that every write which could be read from `primary` until now has behind it.
     pub async fn mark(&self, primary: Backend) -> Result<Mark, Cause> {
-        let mark = async {
-            Ok::<_, Cause>(Mark(match primary {
-                Backend::Mongo => stamp::clock(anchor::take(&self.database).await?),
-                Backend::Postgres => {
-                    let last = sqlx::query_scalar("select coalesce(max(ordinal), 0) from bridge.outbox");
-                    last.fetch_one(&self.pool).await?
-                }
-            }))
-        };
-        tokio::time::timeout(ANSWER_WAIT, mark).await?
+        Ok(tokio::time::timeout(ANSWER_WAIT, Mark::take(primary, &self.database, &self.pool)).await??)
     }
 
     /// Waits until the mirror has brought everything before `mark` to the secondary; whether it has, in time and in `turn`.
     pub async fn is_passed(&self, mark: Mark, turn: Turn) -> Result<bool, Cause> {
         let deadline = Instant::now() + MIRROR_WAIT;
         while self.is_now(turn).await {
-            if tokio::time::timeout(ANSWER_WAIT, self.has_passed(mark, turn.phase.primary())).await?? {
+            if tokio::time::timeout(ANSWER_WAIT, mark.is_passed(&self.pool)).await?? {
                 return Ok(true);
             }
             if Instant::now() >= deadline {
@@ -94,16 +80,6 @@ impl Stores {
             tokio::time::sleep(LOOK).await;
         }
         Ok(false)
-    }
-
-    async fn has_passed(&self, Mark(mark): Mark, primary: Backend) -> sqlx::Result<bool> {
-        match primary {
-            Backend::Mongo => anchor::is_passed(mark, &self.pool).await,
-            Backend::Postgres => {
-                let passed = sqlx::query_scalar("select not exists (select from bridge.outbox where ordinal <= $1)");
-                passed.bind(mark).fetch_one(&self.pool).await
-            }
-        }
     }
 
     /// Has the verifier look at a key too.
