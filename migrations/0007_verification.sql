@@ -29,10 +29,11 @@ create table if not exists bridge.verification_share (
     documents bigint not null default 0,
     rows bigint not null default 0,
     quarantined bigint not null default 0,
+    seconds double precision not null default 0,
     finished_at timestamptz,
     primary key (verification, ordinal)
 );
-comment on table bridge.verification_share is 'The parts of a verification: ranges of _id (BSON documents {_id}, lower included, upper not, null is open), the rows that no range compares, and the quarantine; what each has looked at, and when it was done.';
+comment on table bridge.verification_share is 'The parts of a verification: ranges of _id (BSON documents {_id}, lower included, upper not, null is open), the rows that no range compares, and the quarantine; what each has looked at, how long that took, and when it was done.';
 
 create table if not exists bridge.suspect (
     verification bigint not null references bridge.verification on delete cascade,

@@ -36,7 +36,8 @@ pub async fn plan(source: &Source, collection: &str, chunk_bytes: i64) -> Result
     Ok(Plan { chunks: Range::between(boundaries), estimated_documents })
 }
 
-async fn size(source: &Source, collection: &str) -> Result<(i64, i64)> {
+/// How many documents the server believes there are, and their bytes.
+pub async fn size(source: &Source, collection: &str) -> Result<(i64, i64)> {
     let stats = vec![doc! { "$collStats": { "storageStats": {} } }];
     let answer = source.database().collection::<bson::Document>(collection).aggregate(stats).await;
     let mut cursor = match answer {

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use census::{Refused, TOLD, census};
 pub use ledger::Tally;
-pub use limit::Rate;
+pub use limit::{Limiter, Rate};
 
 pub use progress::Progress;
 pub use read::BATCH_BYTES;
@@ -38,7 +38,6 @@ use crate::source::{Source, SourceError};
 use crate::stamp::{Stamp, time_of};
 use crate::target::{Target, TargetError};
 use ledger::{Backfill, Ledger};
-use limit::Limiter;
 use statements::Statements;
 use worker::{CHUNKS_PER_LOAD, Job, Patience, Shared};
 

@@ -155,7 +155,7 @@ impl Stage {
     }
 
     async fn verify(&self) -> Result<Report, Failure> {
-        verify::verify(&VerifyArgs::plain(), &self.bridge).await
+        verify::verify(&VerifyArgs::default(), &self.bridge).await
     }
 
     async fn tamper(&self, database: &Database, documents: u64) -> Result<Tampered, Failure> {

@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use super::{Exit, Failure};
 use crate::backend::BackendSettings;
-use crate::backfill::LEASE;
+use crate::backfill::{LEASE, Rate};
 use crate::entity::{self, ENTITIES, Entity};
+use crate::plan::CHUNK_BYTES;
 use crate::secret::{Secrets, has_password};
 
 /// The file that is read when none is named, if it exists.
@@ -61,23 +62,37 @@ pub(super) struct Lease {
     lease_seconds: Option<NonZeroU32>,
 }
 
-/// How fast a command may read, and how long it waits for others.
+/// How fast a command may read.
 #[derive(Debug, Default, Args)]
-pub(super) struct Pace {
-    #[command(flatten)]
-    workers: Workers,
+pub(super) struct Rates {
     /// Read at most this many documents a second, all workers together [file: documents-per-second]
     #[arg(long, env = "BRIDGE_DOCUMENTS_PER_SECOND", hide_env_values = true, value_name = "N")]
     documents_per_second: Option<NonZeroU32>,
     /// Read at most this many bytes a second, all workers together [file: bytes-per-second]
     #[arg(long, env = "BRIDGE_BYTES_PER_SECOND", hide_env_values = true, value_name = "N")]
     bytes_per_second: Option<NonZeroU64>,
-    /// Most bytes of one batch; batches are smaller where the servers are slow [file: batch-bytes]
-    #[arg(long, env = "BRIDGE_BATCH_BYTES", hide_env_values = true, value_name = "N")]
-    batch_bytes: Option<NonZeroU64>,
+}
+
+/// How a collection is cut.
+#[derive(Debug, Default, Args)]
+pub(super) struct Chunks {
     /// Bytes of one chunk, the share of a collection that one worker takes at a time [file: chunk-bytes]
     #[arg(long, env = "BRIDGE_CHUNK_BYTES", hide_env_values = true, value_name = "N")]
     chunk_bytes: Option<NonZeroU32>,
+}
+
+/// How fast a command may read, and how long it waits for others.
+#[derive(Debug, Default, Args)]
+pub(super) struct Pace {
+    #[command(flatten)]
+    workers: Workers,
+    #[command(flatten)]
+    rates: Rates,
+    /// Most bytes of one batch; batches are smaller where the servers are slow [file: batch-bytes]
+    #[arg(long, env = "BRIDGE_BATCH_BYTES", hide_env_values = true, value_name = "N")]
+    batch_bytes: Option<NonZeroU64>,
+    #[command(flatten)]
+    chunks: Chunks,
     #[command(flatten)]
     pub lease: Lease,
     /// How long a lost connection is tried again without any progress [default: 60] [file: retry-seconds]
@@ -118,14 +133,12 @@ pub struct Settings {
 pub struct Limits {
     /// How many workers run at once.
     pub workers: NonZeroUsize,
-    /// Documents a second, all workers together; no limit when absent.
-    pub documents_per_second: Option<NonZeroU32>,
-    /// Bytes a second, all workers together; no limit when absent.
-    pub bytes_per_second: Option<NonZeroU64>,
+    /// What all workers together read.
+    pub rate: Rate,
     /// Most bytes of one batch; the engine's default when absent.
     pub batch_bytes: Option<NonZeroU64>,
-    /// Bytes of one chunk; the plan's default when absent.
-    pub chunk_bytes: Option<NonZeroU32>,
+    /// Bytes of one chunk.
+    pub chunk_bytes: i64,
     /// How long work stays with a process that is not heard of; the engine's default when absent.
     pub lease: Duration,
     /// How long a lost connection is tried again; the engine's default when absent.
@@ -208,15 +221,31 @@ impl Lease {
     }
 }
 
+impl Rates {
+    /// The rate, from all its places.
+    pub(super) fn settled(&self, settings: &Settings) -> Rate {
+        let documents = self.documents_per_second.or(settings.file.documents_per_second);
+        let bytes = self.bytes_per_second.or(settings.file.bytes_per_second);
+        Rate { documents: documents.map(NonZeroU32::into), bytes }
+    }
+}
+
+impl Chunks {
+    /// The bytes of a chunk, from all their places.
+    pub(super) fn settled(&self, settings: &Settings) -> i64 {
+        let given = self.chunk_bytes.or(settings.file.chunk_bytes);
+        given.map_or(CHUNK_BYTES, |bytes| bytes.get().into())
+    }
+}
+
 impl Pace {
     /// The limits, from all their places.
     pub(super) fn settled(&self, settings: &Settings) -> Limits {
         Limits {
             workers: self.workers.settled(settings),
-            documents_per_second: self.documents_per_second.or(settings.file.documents_per_second),
-            bytes_per_second: self.bytes_per_second.or(settings.file.bytes_per_second),
+            rate: self.rates.settled(settings),
             batch_bytes: self.batch_bytes.or(settings.file.batch_bytes),
-            chunk_bytes: self.chunk_bytes.or(settings.file.chunk_bytes),
+            chunk_bytes: self.chunks.settled(settings),
             lease: self.lease.settled(settings),
             patience: self.retry_seconds.or(settings.file.retry_seconds).map(seconds),
         }

@@ -158,7 +158,7 @@ fn made_known(made: &Made, context: &Context) -> Result<Exit, Failure> {
 }
 
 /// Whoever is at the terminal, for other operators.
-fn operator() -> String {
+pub(super) fn operator() -> String {
     let user = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
     format!("{user}@{}", crate::machine()).chars().take(200).collect()
 }

@@ -12,45 +12,71 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::escape::{escape, escape_lines};
-use super::settings::{Workers, collection};
+use super::settings::{Chunks, Lease, Rates, Workers, collection};
+use super::switch::operator;
 use super::{Context, Exit, Failure};
 use crate::entity::{ENTITIES, Entity};
-use crate::verify::{self, Kind, Mismatch, Options, Progress, Report, Verdict, VerifyError};
+use crate::fence::FenceError;
+use crate::verify::{self, Kind, Mismatch, Options, Progress, Report, Start, TOLERANCE, Verdict, VerifyError};
 
 /// How many differences are shown in full for each kind of mismatch when `--diffs` is not given.
 const DIFFS: usize = 5;
+
+/// The pause between two verifications when `--pause-seconds` is not given.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// How many mismatches are listed when `--list` is not given.
 const LISTED: usize = 10_000;
 
 /// Arguments of `bridge verify`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct VerifyArgs {
     /// Compare this collection only; may be repeated
     #[arg(long = "collection", value_name = "COLLECTION", value_parser = collection())]
     pub collections: Vec<&'static Entity>,
+    /// Compare this part of each collection only, drawn at random (0.05 is one in twenty)
+    #[arg(long, value_name = "PART", value_parser = part)]
+    pub sample: Option<f64>,
+    /// How long a difference must last before it is a mismatch, while a mirror keeps the stores level [default: 10]
+    #[arg(long, value_name = "N")]
+    pub tolerance_seconds: Option<u32>,
+    /// Begin again, also when a verification of the same collections was not finished
+    #[arg(long)]
+    pub anew: bool,
+    /// Verify again and again, until told to stop
+    #[arg(long)]
+    pub continuous: bool,
+    /// The pause between two verifications of --continuous, in seconds [default: 10]
+    #[arg(long, value_name = "N", requires = "continuous")]
+    pub pause_seconds: Option<u32>,
     /// Write the result to this file too, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Show this many differences in full for each kind of mismatch
-    #[arg(long, value_name = "N", default_value_t = DIFFS)]
-    pub diffs: usize,
-    /// List at most this many mismatches; the rest is counted
-    #[arg(long, value_name = "N", default_value_t = LISTED)]
-    pub list: usize,
+    /// Show this many differences in full for each kind of mismatch [default: 5]
+    #[arg(long, value_name = "N")]
+    pub diffs: Option<usize>,
+    /// List at most this many mismatches; the rest is counted [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub list: Option<usize>,
     #[command(flatten)]
     pub workers: Workers,
+    #[command(flatten)]
+    pub rates: Rates,
+    #[command(flatten)]
+    pub chunks: Chunks,
+    #[command(flatten)]
+    pub lease: Lease,
 }
 
-impl VerifyArgs {
-    /// What `bridge verify` does without a flag.
-    pub(super) fn plain() -> Self {
-        let workers = Workers::default();
-        Self { collections: Vec::new(), report: None, diffs: DIFFS, list: LISTED, workers }
-    }
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse::<f64>().ok().filter(|part| *part > 0.0 && *part <= 1.0);
+    part.ok_or_else(|| "a part is more than 0 and at most 1".to_owned())
 }
 
 pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Exit, Failure> {
+    if args.continuous {
+        return again_and_again(args, context).await;
+    }
     let report = verify(&args, context).await?;
     Ok(match report.verdict {
         Verdict::Clean => Exit::Clean,
@@ -59,18 +85,27 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Exit, Fai
     })
 }
 
+/// Verifies until the user stops it. What a store's absence has interrupted is gone on with.
+async fn again_and_again(mut args: VerifyArgs, context: &Context) -> Result<Exit, Failure> {
+    let pause = args.pause_seconds.map_or(PAUSE, |seconds| Duration::from_secs(seconds.into()));
+    while !context.stop.is_cancelled() {
+        match verify(&args, context).await {
+            Ok(_) => args.anew = false,
+            Err(failure) if matches!(failure.exit, Exit::Source | Exit::Target | Exit::Inconclusive) => {
+                tracing::warn!(error = failure.message, "verifies again");
+            }
+            Err(failure) => return Err(failure),
+        }
+        context.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+    }
+    Err(VerifyError::Interrupted.into())
+}
+
 /// Compares the stores and prints what it found.
 pub(super) async fn verify(args: &VerifyArgs, context: &Context) -> Result<Report, Failure> {
+    let options = options(args, context);
     let workers = args.workers.settled(&context.settings);
     let stores = context.until_stopped(context.stores(workers.saturating_mul(TWO))).await?;
-    let entities = if args.collections.is_empty() { ENTITIES.to_vec() } else { args.collections.clone() };
-    let options = Options {
-        entities,
-        workers: workers.get(),
-        listed: args.list,
-        shown: args.diffs,
-        chunk_bytes: crate::plan::CHUNK_BYTES,
-    };
     let mut bars = None;
     let begun = |progress: &[Arc<Progress>]| bars = Some(AbortOnDropHandle::new(tokio::spawn(draw(progress.to_vec()))));
     let report = verify::run(&stores.source, &stores.target, &options, begun, context.stop.clone()).await?;
@@ -78,9 +113,27 @@ pub(super) async fn verify(args: &VerifyArgs, context: &Context) -> Result<Repor
     if let Some(file) = &args.report {
         write(file, &report)?;
     }
-    context.output.text(&text(&report, args.diffs))?;
+    context.output.text(&text(&report, options.shown))?;
     context.output.object(&report)?;
     Ok(report)
+}
+
+fn options(args: &VerifyArgs, context: &Context) -> Options {
+    let is_named =
+        |entity: &Entity| args.collections.is_empty() || args.collections.iter().any(|one| one.name == entity.name);
+    Options {
+        entities: ENTITIES.iter().copied().filter(|entity| is_named(entity)).collect(),
+        start: if args.anew { Start::Anew } else { Start::CarryOn },
+        sample: args.sample,
+        tolerance: args.tolerance_seconds.map_or(TOLERANCE, |seconds| Duration::from_secs(seconds.into())),
+        workers: args.workers.settled(&context.settings).get(),
+        rate: args.rates.settled(&context.settings),
+        listed: args.list.unwrap_or(LISTED),
+        shown: args.diffs.unwrap_or(DIFFS),
+        chunk_bytes: args.chunks.settled(&context.settings),
+        lease: args.lease.settled(&context.settings),
+        name: operator(),
+    }
 }
 
 /// A range reads its rows on one connection and looks suspects up on another.
@@ -100,7 +153,23 @@ impl From<VerifyError> for Failure {
             VerifyError::Crashed => {
                 Self::of(Exit::Refused, &error).hint("this is a bug: please report it with the log")
             }
-            VerifyError::Interrupted => Self::of(Exit::Interrupted, &error).hint("run `bridge verify` again"),
+            VerifyError::Fence(FenceError::Source(error)) => error.into(),
+            VerifyError::Fence(FenceError::Target(error)) => error.into(),
+            VerifyError::Fence(_) => Self::of(Exit::Refused, &error).hint("look at `bridge status`"),
+            VerifyError::UnderWay { .. } => {
+                Self::of(Exit::Refused, &error).hint("wait for it, or begin another beside it: --anew")
+            }
+            VerifyError::TakenOver => {
+                Self::of(Exit::Refused, &error).hint("the other process goes on; this one has nothing left to do")
+            }
+            VerifyError::Turned => Self::of(Exit::Inconclusive, &error).hint("run the same command again"),
+            VerifyError::Behind => Self::of(Exit::Inconclusive, &error)
+                .hint("see that `bridge mirror` runs, then run the same command again; it carries on"),
+            VerifyError::Unreadable { .. } => Self::of(Exit::Target, &error)
+                .hint("somebody else has written to bridge.verification: begin again with --anew"),
+            VerifyError::Interrupted => {
+                Self::of(Exit::Interrupted, &error).hint("run the same command again; it carries on")
+            }
         }
     }
 }
@@ -164,8 +233,8 @@ const LINES: usize = 60;
 
 fn block(mismatch: &Mismatch) -> String {
     let kind = match mismatch.kind {
-        Kind::Missing => "missing: the document has no row",
-        Kind::Extra => "extra: the row has no document",
+        Kind::Missing => "missing: only the primary has it",
+        Kind::Extra => "extra: only the secondary has it",
         Kind::Content => "content: the two sides differ",
     };
     let head = format!("{} {}\n{kind}", mismatch.collection, escape(&mismatch.id.to_string()));

@@ -71,6 +71,9 @@ pub enum FenceError {
     },
 }
 
+/// MongoDB's fence before the first switch.
+pub const FIRST: Fence = Fence { phase: Phase::Mongo, epoch: 1, open: true };
+
 /// Makes MongoDB's fence, open in phase `mongo`, where there is none and PostgreSQL has never been anything but a copy.
 ///
 /// # Errors
@@ -80,7 +83,6 @@ pub async fn establish(
     mongo: &mongo::MongoFence,
     postgres: Option<&postgres::PostgresFence>,
 ) -> Result<(), FenceError> {
-    const FIRST: Fence = Fence { phase: Phase::Mongo, epoch: 1, open: true };
     if mongo.look().await?.is_some() {
         return Ok(());
     }

@@ -180,6 +180,23 @@ pub enum Standing {
 }
 
 impl Fences {
+    /// Both as they are. Where MongoDB has none, nothing was ever switched, or PostgreSQL's tells of it.
+    ///
+    /// # Errors
+    /// Those of the stores.
+    pub async fn look(source: &Source, target: &Target) -> std::result::Result<Self, FenceError> {
+        let mongo = MongoFence::new(source.database()).look().await?.map_or(fence::FIRST, |view| view.fence);
+        Ok(Self { mongo, postgres: PostgresFence::new(target.pool().clone()).look().await? })
+    }
+
+    /// The phase that is, or the last one that was, and its epoch.
+    pub fn turn(&self) -> (Phase, i32) {
+        match self.standing() {
+            Standing::Open(phase) | Standing::Closed(phase) => (phase, self.of(phase.primary()).epoch),
+            Standing::Reopening(phase, epoch) => (phase, epoch),
+        }
+    }
+
     fn of(&self, backend: Backend) -> Fence {
         match backend {
             Backend::Mongo => self.mongo,

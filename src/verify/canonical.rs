@@ -6,6 +6,7 @@ use bson::raw::RawBsonRef;
 use bson::spec::ElementType;
 use bson::{Bson, RawDocument};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::mapping::raw::{Element, elements};
 
@@ -54,6 +55,52 @@ fn equal_arrays(one: &RawDocument, other: &RawDocument) -> Option<bool> {
     Some(ones.len() == others.len() && ones.iter().zip(&others).all(same))
 }
 
+/// A digest of what [`equal`] looks at: documents have the same one exactly when they are equal.
+pub fn print(document: &RawDocument) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    match all(document) {
+        Some(mut elements) => {
+            elements.sort_by_key(Element::name);
+            hash.update(b"document");
+            elements.iter().for_each(|element| hash.update(element_print(element)));
+        }
+        None => hash.update(document.as_bytes()),
+    }
+    hash.finalize().into()
+}
+
+fn element_print(element: &Element<'_>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let name = element.name();
+    hash.update([element.kind() as u8]);
+    hash.update(u64::try_from(name.len()).unwrap_or(u64::MAX).to_be_bytes());
+    hash.update(name);
+    match print_inside(element) {
+        Some(inside) => hash.update(inside),
+        None => hash.update(element.value_bytes()),
+    }
+    hash.finalize().into()
+}
+
+fn print_inside(element: &Element<'_>) -> Option<[u8; 32]> {
+    match element.kind() {
+        ElementType::EmbeddedDocument => Some(print(element.document()?)),
+        ElementType::Array => {
+            let mut hash = Sha256::new_with_prefix("array");
+            all(element.document()?)?.iter().for_each(|element| hash.update(element_print(element)));
+            Some(hash.finalize().into())
+        }
+        ElementType::JavaScriptCodeWithScope => {
+            let (code, scope) = element.code_with_scope()?;
+            let mut hash = Sha256::new_with_prefix("code");
+            hash.update(print(scope));
+            hash.update(code);
+            Some(hash.finalize().into())
+        }
+        _ => None,
+    }
+}
+
 /// A document for people: canonical extended JSON, one field a line, fields by name. Bytes that are not UTF-8 are
 /// shown as hexadecimal digits of the whole document.
 pub fn text(document: &RawDocument) -> String {
@@ -89,6 +136,7 @@ mod tests {
     fn differ(one: &RawDocumentBuf, other: &RawDocumentBuf) {
         assert!(!equal(one, other), "{one:?} {other:?}");
         assert!(!equal(other, one), "{one:?} {other:?}");
+        assert_ne!(print(one), print(other), "{one:?} {other:?}");
     }
 
     #[test]
@@ -96,6 +144,7 @@ mod tests {
         let one = rawdoc! { "a": 1, "b": { "x": [{ "p": 1, "q": 2 }], "y": 2 } };
         let other = rawdoc! { "b": { "y": 2, "x": [{ "q": 2, "p": 1 }] }, "a": 1 };
         assert!(equal(&one, &other));
+        assert_eq!(print(&one), print(&other));
     }
 
     #[test]

@@ -4,27 +4,32 @@
 //! and rows are merge-joined range by range. All other keys, and whatever the join finds different, are compared by key.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
 
 use bson::{RawDocument, Timestamp};
 use futures::{Stream, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::ledger::Ledger;
+use super::longest::LongestQuery;
 use super::recheck::{self, Difference, Recheck, Suspect};
-use super::report::{Counts, Kind, Sides};
+use super::report::Counts;
 use super::rows::{Rebuilt, Scope};
 use super::{Fault, Result};
+use crate::backfill::Limiter;
 use crate::mapping::{Key, Mapping, raw};
 use crate::scan::{self, Range};
 
 /// Suspects that are compared at once.
-const SUSPECTS: usize = 500;
-
-/// Bytes of BSON that are compared at once, but for the last suspect: both sides of all are in memory.
-const SUSPECT_BYTES: usize = 4 << 20;
+pub const SUSPECTS: usize = 500;
 
 /// Documents the source is asked for at once.
 const BATCH: u32 = 2_000;
+
+/// Differences that a share keeps before it notes them: so memory does not grow with their number.
+const NOTED: usize = 2_000;
 
 /// One share of a collection's verification.
 #[derive(Debug, Clone)]
@@ -50,22 +55,22 @@ pub enum Order {
 #[derive(Clone)]
 pub struct Generation {
     pub recheck: Recheck,
+    pub ledger: Ledger,
     pub order: Order,
     pub after: Timestamp,
-    /// How many differences a share keeps; the others are counted alone.
-    pub kept: usize,
-    /// Of how many of those it keeps both sides, which may be 16 MiB each.
-    pub shown: usize,
+    pub limiter: Arc<Limiter>,
+    pub longest: Arc<LongestQuery>,
 }
 
 /// What a share found.
 #[derive(Default)]
 pub struct Outcome {
     pub counts: Counts,
+    /// Those that are not noted yet.
     pub differences: Vec<Difference>,
+    /// How many there were.
+    pub found: u64,
     suspects: Vec<Suspect>,
-    /// The bytes of the suspects' documents.
-    suspect_bytes: usize,
 }
 
 impl Generation {
@@ -86,6 +91,7 @@ impl Generation {
             self.recheck.pool.acquire().await.map_err(|error| Fault::target("connect".to_owned(), error))?;
         let rows = self.recheck.rows.range(&mut connection, bound(&range.lower), bound(&range.upper));
         let mut join = Join { generation: self, rows: pin!(rows), head: None, outcome: Outcome::default() };
+        let begun = Instant::now();
         if self.order == Order::Bytes {
             join.advance().await?;
         }
@@ -94,6 +100,7 @@ impl Generation {
             for document in &documents {
                 join.take(document).await?;
             }
+            self.longest.postgres(begun.elapsed());
             seen(u64::try_from(documents.len()).unwrap_or_default());
         }
         reading.await.map_err(|_| Fault::Crashed)??;
@@ -102,12 +109,20 @@ impl Generation {
 
     async fn read(self, range: Range, out: mpsc::Sender<mongodb::raw_batch_cursor::RawBatch>) -> Result<()> {
         let name = self.recheck.entity.name;
-        let opened = scan::open(&self.recheck.source, name, &range, BATCH, self.after).await;
+        let batch = BATCH.min(self.limiter.rate().batch());
+        let mut begun = Instant::now();
+        let opened = scan::open(&self.recheck.source, name, &range, batch, self.after).await;
         let mut scan = opened.map_err(|error| self.source_fault(error))?;
         while let Some(batch) = scan.next().await.map_err(|error| self.source_fault(error))? {
+            self.longest.mongo(begun.elapsed());
+            let size = batch.doc_slices().map_err(|error| self.source_fault(error))?.as_bytes().len();
+            let documents = scan::documents(&batch).map_err(|error| self.source_fault(error))?.len();
+            let number = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+            self.limiter.pay(number(documents), number(size)).await;
             if out.send(batch).await.is_err() {
                 break; // the comparison has failed, and says why
             }
+            begun = Instant::now();
         }
         Ok(())
     }
@@ -123,9 +138,9 @@ impl Generation {
             after = Some(last.clone());
             outcome.counts.rows += u64::try_from(ids.len()).unwrap_or_default();
             let suspects = ids.iter().filter_map(|id| self.recheck.suspect(id)).collect::<Vec<_>>();
-            self.keep(&mut outcome, unreadable(&ids, &suspects));
+            self.keep(&mut outcome, self.unreadable(&ids, &suspects)).await?;
             let found = self.recheck.compare(self.recheck.without_document(suspects).await?).await?;
-            self.keep(&mut outcome, of_rows(found));
+            self.keep(&mut outcome, found).await?;
         }
     }
 
@@ -140,9 +155,9 @@ impl Generation {
             outcome.counts.quarantined += u64::try_from(found.len()).unwrap_or_default();
             let suspects = found.iter().filter_map(|(id, bytes)| self.quarantined(id, bytes)).collect::<Vec<_>>();
             let ids = found.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
-            self.keep(&mut outcome, unreadable(&ids, &suspects));
+            self.keep(&mut outcome, self.unreadable(&ids, &suspects)).await?;
             let found = self.recheck.compare(suspects).await?;
-            self.keep(&mut outcome, of_quarantine(found));
+            self.keep(&mut outcome, found).await?;
         }
     }
 
@@ -153,16 +168,19 @@ impl Generation {
         suspect.filter(|suspect| suspect.key.text() == id).or_else(|| self.recheck.suspect(id))
     }
 
-    fn keep(&self, outcome: &mut Outcome, found: impl IntoIterator<Item = Difference>) {
-        for mut difference in found {
-            outcome.counts.count(difference.kind);
-            if outcome.differences.len() >= self.shown {
-                difference.sides = Sides::default();
-            }
-            if outcome.differences.len() < self.kept {
-                outcome.differences.push(difference);
-            }
+    async fn keep(&self, outcome: &mut Outcome, found: Vec<Difference>) -> Result<()> {
+        outcome.found += u64::try_from(found.len()).unwrap_or_default();
+        outcome.differences.extend(found);
+        if outcome.differences.len() >= NOTED {
+            self.ledger.note(self.recheck.entity, &std::mem::take(&mut outcome.differences)).await?;
         }
+        Ok(())
+    }
+
+    /// Rows whose id stands for no `_id` have no document.
+    fn unreadable(&self, ids: &[String], suspects: &[Suspect]) -> Vec<Difference> {
+        let is_unknown = |id: &&String| !suspects.iter().any(|suspect| suspect.key.text() == id.as_str());
+        ids.iter().filter(is_unknown).map(|id| Difference::unreadable(id, self.recheck.primary)).collect()
     }
 
     fn mapping(&self) -> Mapping {
@@ -182,25 +200,6 @@ impl Generation {
 pub fn plain_text(mapping: Mapping, id: &RawDocument) -> Option<String> {
     let key = Key::of(&raw::first(id)?, mapping.entity().key);
     key.is_plain().then(|| key.text().to_owned())
-}
-
-/// What is missing or differs is the finding of the document's range.
-fn of_rows(found: Vec<Difference>) -> impl Iterator<Item = Difference> {
-    of_range(found).filter(|difference| difference.kind == Kind::Extra)
-}
-
-fn of_range(found: Vec<Difference>) -> impl Iterator<Item = Difference> {
-    found.into_iter().filter(|difference| !difference.is_double)
-}
-
-fn of_quarantine(found: Vec<Difference>) -> impl Iterator<Item = Difference> {
-    found.into_iter().filter(|difference| difference.kind == Kind::Extra || difference.is_double)
-}
-
-/// Rows whose id stands for no `_id` have no document.
-fn unreadable(ids: &[String], suspects: &[Suspect]) -> Vec<Difference> {
-    let is_unknown = |id: &&String| !suspects.iter().any(|suspect| suspect.key.text() == id.as_str());
-    ids.iter().filter(is_unknown).map(|id| Difference::unreadable(id)).collect()
 }
 
 /// A merge join of documents, pushed in, and rows, pulled.
@@ -241,10 +240,12 @@ impl<S: Stream<Item = sqlx::Result<Rebuilt>>> Join<'_, S> {
     async fn suspect_row(&mut self) -> Result<()> {
         if let Some(row) = self.head.take() {
             match self.generation.recheck.suspect(&row.id) {
-                Some(suspect) => {
-                    self.suspect(suspect, row.document.map_or(0, |document| document.as_bytes().len())).await?
+                Some(suspect) => self.suspect(suspect).await?,
+                None => {
+                    self.generation
+                        .keep(&mut self.outcome, vec![Difference::unreadable(&row.id, self.generation.recheck.primary)])
+                        .await?
                 }
-                None => self.generation.keep(&mut self.outcome, [Difference::unreadable(&row.id)]),
             }
         }
         self.advance().await
@@ -252,24 +253,20 @@ impl<S: Stream<Item = sqlx::Result<Rebuilt>>> Join<'_, S> {
 
     async fn suspect_document(&mut self, document: &RawDocument) -> Result<()> {
         match self.generation.recheck.suspect_of(document) {
-            Some(suspect) => self.suspect(suspect, document.as_bytes().len()).await,
+            Some(suspect) => self.suspect(suspect).await,
             None => Ok(()),
         }
     }
 
-    async fn suspect(&mut self, suspect: Suspect, bytes: usize) -> Result<()> {
+    async fn suspect(&mut self, suspect: Suspect) -> Result<()> {
         self.outcome.suspects.push(suspect);
-        self.outcome.suspect_bytes += bytes;
-        let is_full = self.outcome.suspects.len() >= SUSPECTS || self.outcome.suspect_bytes >= SUSPECT_BYTES;
-        if is_full { self.settle().await } else { Ok(()) }
+        if self.outcome.suspects.len() >= SUSPECTS { self.settle().await } else { Ok(()) }
     }
 
     async fn settle(&mut self) -> Result<()> {
         let suspects = std::mem::take(&mut self.outcome.suspects);
-        self.outcome.suspect_bytes = 0;
         let found = self.generation.recheck.compare(suspects).await?;
-        self.generation.keep(&mut self.outcome, of_range(found));
-        Ok(())
+        self.generation.keep(&mut self.outcome, found).await
     }
 
     async fn finish(mut self) -> Result<Outcome> {

@@ -9,19 +9,43 @@ use serde_json::Value;
 
 use super::canonical;
 use crate::condition::Condition;
-use crate::phase::Phase;
+use crate::phase::{Backend, Phase};
 use crate::quarantine;
 
 /// How the two sides of a key differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The document has no row and is not quarantined.
+    /// What the primary has is not in the secondary.
     Missing,
-    /// The row, or the quarantined document, has no document.
+    /// What the secondary has is not in the primary.
     Extra,
     /// Both sides are there and differ.
     Content,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Missing, Self::Extra, Self::Content];
+
+    /// Its name in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Content => "content",
+        }
+    }
+
+    /// That of a key that only one store has.
+    pub fn only_in(store: Backend, primary: Backend) -> Self {
+        if store == primary { Self::Missing } else { Self::Extra }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 /// A key whose two sides differ.
@@ -53,6 +77,11 @@ pub struct Sides {
 }
 
 impl Sides {
+    /// The size of both, in bytes.
+    pub fn bytes(&self) -> usize {
+        [&self.source, &self.target].into_iter().flatten().map(|side| side.as_bytes().len()).sum()
+    }
+
     /// The difference as a unified diff, from MongoDB to PostgreSQL.
     pub fn diff(&self) -> String {
         let text = |side: &Option<RawDocumentBuf>| side.as_ref().map(|side| canonical::text(side) + "\n");
@@ -94,21 +123,13 @@ impl Counts {
         self.missing + self.extra + self.content
     }
 
-    pub(super) fn count(&mut self, kind: Kind) {
+    /// The number of mismatches of a kind.
+    pub(super) fn of_mut(&mut self, kind: Kind) -> &mut u64 {
         match kind {
-            Kind::Missing => self.missing += 1,
-            Kind::Extra => self.extra += 1,
-            Kind::Content => self.content += 1,
+            Kind::Missing => &mut self.missing,
+            Kind::Extra => &mut self.extra,
+            Kind::Content => &mut self.content,
         }
-    }
-
-    pub(super) fn add(&mut self, other: &Self) {
-        self.documents += other.documents;
-        self.rows += other.rows;
-        self.quarantined += other.quarantined;
-        self.missing += other.missing;
-        self.extra += other.extra;
-        self.content += other.content;
     }
 }
 
@@ -120,8 +141,21 @@ pub enum Verdict {
     Clean,
     /// Something differs.
     Mismatch,
-    /// Nothing was compared, which proves nothing.
+    /// Nothing was compared, which proves nothing; or keys were written to all the time, of which nothing is known.
     Inconclusive,
+}
+
+impl Verdict {
+    /// What these counts say, and so many keys of which nothing is known.
+    pub(super) fn of(counts: &[Counts], unsettled: u64) -> Self {
+        let compared: u64 = counts.iter().map(|one| one.documents + one.rows + one.quarantined).sum();
+        let found: u64 = counts.iter().map(Counts::mismatches).sum();
+        match (found, compared, unsettled) {
+            (1.., ..) => Self::Mismatch,
+            (0, 0, _) | (0, _, 1..) => Self::Inconclusive,
+            (0, _, 0) => Self::Clean,
+        }
+    }
 }
 
 /// The result of a verification.
@@ -209,42 +243,12 @@ fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) 
     serializer.collect_str(value)
 }
 
-impl Report {
-    pub(super) fn new(started_at: DateTime<Utc>, collections: Vec<Counts>, mismatches: Vec<Mismatch>) -> Self {
-        let compared: u64 = collections.iter().map(|one| one.documents + one.rows + one.quarantined).sum();
-        let found: u64 = collections.iter().map(Counts::mismatches).sum();
-        let listed = u64::try_from(mismatches.len()).unwrap_or(u64::MAX);
-        let verdict = match (found, compared) {
-            (1.., _) => Verdict::Mismatch,
-            (0, 0) => Verdict::Inconclusive,
-            (0, _) => Verdict::Clean,
-        };
-        let unlisted = found.saturating_sub(listed);
-        Self {
-            verdict,
-            number: 0,
-            phase: Phase::Mongo,
-            epoch: 1,
-            sample: None,
-            tolerance_seconds: 0.0,
-            collections,
-            mismatches,
-            unlisted,
-            unsettled: 0,
-            rechecked: 0,
-            longest_query: Longest::default(),
-            started_at,
-            finished_at: Utc::now(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn verdict(counts: Counts) -> Verdict {
-        Report::new(Utc::now(), vec![Counts::default(), counts], Vec::new()).verdict
+        Verdict::of(&[Counts::default(), counts], 0)
     }
 
     #[test]
@@ -253,5 +257,7 @@ mod tests {
         assert_eq!(verdict(Counts { documents: 1, rows: 1, ..Counts::default() }), Verdict::Clean);
         assert_eq!(verdict(Counts { documents: 1, missing: 1, ..Counts::default() }), Verdict::Mismatch);
         assert_eq!(verdict(Counts { rows: 1, extra: 1, ..Counts::default() }), Verdict::Mismatch);
+        let clean = Counts { documents: 1, rows: 1, ..Counts::default() };
+        assert_eq!(Verdict::of(&[clean], 1), Verdict::Inconclusive);
     }
 }

@@ -20,12 +20,17 @@ pub struct Rebuilt {
 }
 
 /// What the target has under a key.
-#[derive(Default)]
-pub struct Found {
+pub struct Found<T> {
     /// The row.
-    pub row: Option<Result<RawDocumentBuf, RebuildError>>,
+    pub row: Option<Result<T, RebuildError>>,
     /// The quarantined document's bytes.
     pub quarantined: Option<Vec<u8>>,
+}
+
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Self { row: None, quarantined: None }
+    }
 }
 
 /// The rows of one entity.
@@ -76,13 +81,18 @@ impl Rows {
             .map(|row| self.rebuild(&row?))
     }
 
-    /// What the target has under each of `ids`.
-    pub async fn find(&self, pool: &PgPool, ids: &[&str]) -> sqlx::Result<HashMap<String, Found>> {
-        let mut found: HashMap<String, Found> = HashMap::new();
+    /// What the target has under each of `ids`, and of each row what `kept` makes of its document.
+    pub async fn find<T>(
+        &self,
+        pool: &PgPool,
+        ids: &[&str],
+        kept: impl Fn(Result<RawDocumentBuf, RebuildError>) -> Result<T, RebuildError>,
+    ) -> sqlx::Result<HashMap<String, Found<T>>> {
+        let mut found: HashMap<String, Found<T>> = HashMap::new();
         let mut rows = sqlx::query(AssertSqlSafe(self.by_id.clone())).bind(ids).fetch(pool);
         while let Some(row) = rows.try_next().await? {
             let rebuilt = self.rebuild(&row)?;
-            found.entry(rebuilt.id).or_default().row = Some(rebuilt.document);
+            found.entry(rebuilt.id).or_default().row = Some(kept(rebuilt.document));
         }
         let quarantined: Vec<(String, Vec<u8>)> =
             sqlx::query_as("select id, document from bridge.quarantine where collection = $1 and id = any($2)")

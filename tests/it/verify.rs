@@ -4,6 +4,8 @@ mod columns;
 mod command;
 mod fields;
 mod keys;
+mod killed;
+mod live;
 pub mod memory;
 mod ranges;
 
@@ -51,8 +53,24 @@ pub async fn verify(bed: &Bed) -> verify::Report {
 /// With ranges of about so many bytes.
 pub async fn verify_in_ranges_of(bed: &Bed, chunk_bytes: i64) -> verify::Report {
     let (source, target) = stores(bed).await;
-    let options = verify::Options { entities: ENTITIES.to_vec(), workers: 3, listed: 10_000, shown: 5, chunk_bytes };
-    verify::run(&source, &target, &options, |_| (), CancellationToken::new()).await.expect("verify")
+    verify::run(&source, &target, &options(chunk_bytes), |_| (), CancellationToken::new()).await.expect("verify")
+}
+
+/// How tests verify.
+pub fn options(chunk_bytes: i64) -> verify::Options {
+    verify::Options {
+        entities: ENTITIES.to_vec(),
+        start: verify::Start::CarryOn,
+        sample: None,
+        tolerance: Duration::from_secs(2),
+        workers: 3,
+        rate: backfill::Rate::default(),
+        listed: 10_000,
+        shown: 5,
+        chunk_bytes,
+        lease: Duration::from_secs(5),
+        name: "a test".to_owned(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

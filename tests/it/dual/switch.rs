@@ -106,6 +106,14 @@ impl Scheduler {
         until("the scheduler goes on", LIMIT, async || self.acknowledged() > before + 5_000).await;
     }
 
+    /// Ends it.
+    pub async fn stop(self) {
+        for process in self.processes {
+            process.signal(Signal::TERM);
+            process.ended().await.says(130, &[]);
+        }
+    }
+
     /// Ends it, and finds every write that was acknowledged in the store of the phase.
     pub async fn nothing_is_lost(self, bed: &Bed) {
         for mut process in self.processes {

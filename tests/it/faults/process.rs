@@ -111,6 +111,11 @@ impl Bridge {
         self.stdout.so_far().contains(words)
     }
 
+    /// What it has said on stdout so far.
+    pub fn said(&self) -> String {
+        self.stdout.so_far()
+    }
+
     /// What it has said on stderr so far.
     pub fn complaints(&self) -> String {
         self.stderr.so_far()

@@ -123,7 +123,7 @@ pub fn victim(entity: &Entity, number: u32, shape: Shape) -> Document {
 
 /// The columns of every table but `epoch` and `clock`: the stamp says when a row was written and is no part of the
 /// document, so the verifier does not look at it.
-async fn columns(pool: &PgPool) -> BTreeMap<String, Vec<(String, String, bool)>> {
+pub async fn columns(pool: &PgPool) -> BTreeMap<String, Vec<(String, String, bool)>> {
     let rows = sqlx::query(
         "select table_name::text, column_name::text, data_type::text, is_nullable = 'YES'
         from information_schema.columns
@@ -137,7 +137,7 @@ async fn columns(pool: &PgPool) -> BTreeMap<String, Vec<(String, String, bool)>>
 }
 
 /// All damages of one table: the shape of the victim, the column, what it becomes.
-fn damages(entity: &Entity, columns: &[(String, String, bool)]) -> Vec<(Shape, String, String)> {
+pub fn damages(entity: &Entity, columns: &[(String, String, bool)]) -> Vec<(Shape, String, String)> {
     let mut damages = Vec::new();
     for shape in SHAPES {
         for (column, data_type, is_nullable) in columns {

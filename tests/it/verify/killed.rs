@@ -1,0 +1,99 @@
+//! A verifier that is killed: the same command goes on where it ended, and nothing is counted twice or left out.
+
+use std::time::Duration;
+
+use mongodb::bson::doc;
+use scheduler_bridge::dataset;
+use serde_json::Value;
+use sqlx::AssertSqlSafe;
+
+use super::backfill;
+use crate::bed::{Bed, until};
+use crate::dual::switch::objects;
+use crate::faults::process::Bridge;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Many small shares, one after the other, and a lease that a dead process does not hold for long.
+fn command(bed: &Bed, failpoints: &str) -> std::process::Command {
+    let mut command = bed.bridge(&["--json", "verify", "--tolerance-seconds", "1", "--list", "5000"]);
+    command.envs([("BRIDGE_WORKERS", "1"), ("BRIDGE_LEASE_SECONDS", "1"), ("BRIDGE_CHUNK_BYTES", "100000")]);
+    command.env("FAILPOINTS", failpoints);
+    command
+}
+
+/// A bed with some thousand documents in both stores, and one mismatch of each kind in every hundredth.
+async fn damaged() -> Bed {
+    let bed = Bed::new().await;
+    dataset::load(&bed.database, 6_000, 3, |_| ()).await.expect("load");
+    backfill(&bed).await;
+    for statement in [
+        "update scheduler.runs set created_at = created_at + interval '1 second' where hashtext(id) % 50 = 0",
+        "delete from scheduler.audit where hashtext(id) % 50 = 0",
+    ] {
+        sqlx::query(statement).execute(bed.pool()).await.expect("damage");
+    }
+    bed.database.collection::<mongodb::bson::Document>("schedules").delete_one(doc! {}).await.expect("delete");
+    bed
+}
+
+/// What is the same in every report of the same stores.
+fn said(report: &Value) -> Value {
+    let mut report = report.clone();
+    for collection in report["collections"].as_array_mut().expect("a list") {
+        collection.as_object_mut().expect("an object").remove("seconds");
+    }
+    for mismatch in report["mismatches"].as_array_mut().expect("a list") {
+        mismatch.as_object_mut().expect("an object").remove("since");
+    }
+    let kept = ["verdict", "collections", "mismatches", "unlisted", "unsettled"];
+    kept.iter().map(|name| report[name].clone()).collect()
+}
+
+async fn whole(bed: &Bed, failpoints: &str) -> Value {
+    let (exit, objects, stderr) = objects(command(bed, failpoints)).await;
+    assert_eq!(exit, Some(1), "{stderr}");
+    objects.last().expect("a report").clone()
+}
+
+/// Where a verification is killed: the fail point, and what its ledger says when it stands there.
+const POINTS: [(&str, &str); 5] = [
+    ("verify::before-done=5*off->pause", "done = 5"),
+    ("verify::before-done=30*off->pause", "done = 30"),
+    ("verify::compared=pause", "done = shares and queued_until is null"),
+    ("verify::after-round=pause", "done = shares and looked > 0"),
+    ("verify::settled=pause", "done = shares and noted > 0 and noted = settled"),
+];
+
+/// Whether the ledger of the verification under way says so.
+async fn stands(bed: &Bed, so: &str) -> bool {
+    let look = format!(
+        "select {so} from bridge.verification v,
+            lateral (select count(*) as shares, count(finished_at) as done
+                from bridge.verification_share where verification = v.id) share,
+            lateral (select count(*) as noted, count(print) as looked, count(settled) as settled
+                from bridge.suspect where verification = v.id) suspect
+        where v.finished_at is null"
+    );
+    let found: Option<bool> = sqlx::query_scalar(AssertSqlSafe(look)).fetch_optional(bed.pool()).await.expect("look");
+    found == Some(true)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_killed_anywhere_is_gone_on_with_and_counts_everything_once() {
+    let bed = damaged().await;
+    let undisturbed = whole(&bed, "").await;
+    assert_eq!(undisturbed["verdict"], "mismatch");
+    let number = undisturbed["number"].as_i64().expect("a number");
+    for (point, so) in POINTS {
+        let process = Bridge::start(command(&bed, point));
+        until(point, LIMIT, async || stands(&bed, so).await).await;
+        assert!(process.kill().await, "it was to be killed while it worked");
+        let report = whole(&bed, "").await;
+        assert_eq!(said(&report), said(&undisturbed), "{point}");
+    }
+    // Each was one verification, not two.
+    let last: i64 =
+        sqlx::query_scalar("select max(id) from bridge.verification").fetch_one(bed.pool()).await.expect("look");
+    assert_eq!(last, number + 5);
+}
