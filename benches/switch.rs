@@ -13,7 +13,6 @@ mod common;
 #[expect(dead_code, reason = "the tests need samples of every entity, the benchmark of one")]
 mod samples;
 
-use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,6 +26,7 @@ use scheduler_bridge::scheduler::Scheduler;
 use scheduler_bridge::scheduler::runs::Progress;
 use scheduler_bridge::source::Source;
 use scheduler_bridge::store::dual::DualStore;
+use scheduler_bridge::switch::gate::Limits;
 use scheduler_bridge::switch::{Options, Switch, SwitchError};
 use scheduler_bridge::target::Target;
 use secrecy::SecretString;
@@ -158,7 +158,7 @@ async fn until_written(writes: &Writes) {
 /// Turns as soon as the mirror lags little enough; for how long nobody could write.
 async fn turn(switch: &Switch, to: Phase) -> Duration {
     loop {
-        match switch.permit(to, &BTreeSet::new()).await {
+        match switch.permit(to, &Limits::default()).await {
             Ok(permit) => {
                 let made = switch.make(permit, Options::default(), &mut |_| {}).await.expect("turn");
                 return made.pause;

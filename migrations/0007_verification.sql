@@ -63,3 +63,6 @@ comment on table bridge.read_parity is 'Comparisons of what the repositories'' q
 
 alter table bridge.quarantine add column if not exists accepted_at timestamptz;
 comment on table bridge.quarantine is 'Documents that cannot become a row, whole (BSON), and why; and when an operator has accepted that PostgreSQL does without.';
+
+alter table bridge.switch add column if not exists conditions jsonb not null default '[]';
+comment on table bridge.switch is 'The switch that is under way, what the gate measured before it, its last step, and who is at it until when. No row when none is.';

@@ -15,7 +15,7 @@ use crate::condition::Condition;
 use crate::fence::FenceError;
 use crate::mirror::MirrorError;
 use crate::phase::Phase;
-use crate::switch::gate::Transition;
+use crate::switch::gate::{Limits, Transition};
 use crate::switch::{Made, Options, Step, Switch, SwitchError};
 
 /// Arguments of `bridge switch`.
@@ -52,6 +52,15 @@ pub(super) struct SwitchArgs {
     /// once it is no primary any more; the bridge and the application need that privilege
     #[arg(long)]
     pub block_writes: bool,
+    /// How old the verification may be that the gate relies on, in seconds [default: 3600]
+    #[arg(long, value_name = "N")]
+    pub fresh_seconds: Option<u64>,
+    /// For how long PostgreSQL must have been the primary before `postgres`, in seconds [default: 86400]
+    #[arg(long, value_name = "N")]
+    pub soak_seconds: Option<u64>,
+    /// Confirm that there is no way back from `postgres`, which --yes alone does not
+    #[arg(long)]
+    pub no_way_back: bool,
     #[command(flatten)]
     pub lease: Lease,
 }
@@ -81,8 +90,8 @@ pub(super) async fn run(args: SwitchArgs, context: &Context) -> Result<Exit, Fai
 }
 
 async fn turn(switch: &Switch, to: Phase, args: &SwitchArgs, context: &Context) -> Result<Exit, Failure> {
-    let accepted = args.accept_client.iter().cloned().collect();
-    let (transition, conditions) = switch.examine(to, &accepted).await?;
+    let limits = limits(args);
+    let (transition, conditions) = switch.examine(to, &limits).await?;
     let instances = switch.instances().await?;
     context.output.text(&gate(transition, &conditions, instances.len()))?;
     let met = conditions.iter().all(|condition| condition.met);
@@ -96,15 +105,26 @@ async fn turn(switch: &Switch, to: Phase, args: &SwitchArgs, context: &Context) 
     if !met {
         return Err(SwitchError::Unmet { conditions }.into());
     }
-    if !args.yes && !is_confirmed(to)? {
-        return Err(Failure::new(Exit::Refused, "not confirmed").hint("--yes turns without asking"));
+    let is_last = to == Phase::Postgres;
+    if !(args.yes && (!is_last || args.no_way_back)) && !is_confirmed(to)? {
+        let flags = if is_last { "--yes --no-way-back turns" } else { "--yes turns" };
+        return Err(Failure::new(Exit::Refused, "not confirmed").hint(format!("{flags} without asking")));
     }
     if context.stop.is_cancelled() {
         return Err(Failure::new(Exit::Interrupted, "stopped before anything was turned"));
     }
-    let permit = switch.permit(to, &accepted).await?;
+    let permit = switch.permit(to, &limits).await?;
     let made = switch.make(permit, options(args), &mut |step| told(&step, context)).await?;
     made_known(&made, context)
+}
+
+fn limits(args: &SwitchArgs) -> Limits {
+    let Limits { fresh, soak, .. } = Limits::default();
+    Limits {
+        accepted_clients: args.accept_client.iter().cloned().collect(),
+        fresh: args.fresh_seconds.map_or(fresh, Duration::from_secs),
+        soak: args.soak_seconds.map_or(soak, Duration::from_secs),
+    }
 }
 
 fn options(args: &SwitchArgs) -> Options {
@@ -165,10 +185,15 @@ pub(super) fn operator() -> String {
 
 impl From<SwitchError> for Failure {
     fn from(error: SwitchError) -> Self {
+        let error = match error {
+            SwitchError::Verify(error) => return error.into(),
+            error => error,
+        };
         let exit = match &error {
             SwitchError::Fence(FenceError::Source(_)) | SwitchError::Source(_) => Exit::Source,
             SwitchError::Fence(FenceError::Target(_)) | SwitchError::Target(_) => Exit::Target,
             SwitchError::Mirror(MirrorError::Source(_)) => Exit::Source,
+            SwitchError::Differ { .. } => Exit::Mismatch,
             SwitchError::Mirror(_) => Exit::Target,
             _ => Exit::Refused,
         };
@@ -188,6 +213,7 @@ impl From<SwitchError> for Failure {
             SwitchError::Silent { .. } => {
                 "end these processes, or turn with --leave-behind; the phase is as it was".to_owned()
             }
+            SwitchError::Differ { .. } => "`bridge verify` shows how; the phase is as it was".to_owned(),
             SwitchError::Late { .. } => "see that `bridge mirror` runs; the phase is as it was".to_owned(),
             SwitchError::Expired | SwitchError::Aborted { .. } | SwitchError::Moved { .. } => {
                 "look at the phase, then try again".to_owned()

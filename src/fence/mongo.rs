@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{ANSWER_WAIT, Fence, FenceError, bounded};
 use crate::phase::Backend;
 use crate::source::SourceError;
+use crate::switch::gate::Warrant;
 
 /// The collection of the fence.
 pub const COLLECTION: &str = "bridge_fence";
@@ -100,8 +101,17 @@ impl MongoFence {
         self.write(doc! { "_id": ID }, without(id), "leave MongoDB's fence").await.map(|_| ())
     }
 
-    /// Changes the fence from `expected` to `new`; nothing when it is another by now.
-    pub async fn change(&self, expected: Fence, new: Fence) -> Result<Option<View>, FenceError> {
+    /// Opens the fence as `warrant` says; nothing when it is not `expected` any more.
+    pub async fn open(&self, expected: Fence, warrant: Warrant) -> Result<Option<View>, FenceError> {
+        self.change(expected, warrant.fence()).await
+    }
+
+    /// Closes the fence, at the phase and epoch of `closed`; nothing when it is not `expected` any more.
+    pub async fn close(&self, expected: Fence, closed: Fence) -> Result<Option<View>, FenceError> {
+        self.change(expected, Fence { open: false, ..closed }).await
+    }
+
+    async fn change(&self, expected: Fence, new: Fence) -> Result<Option<View>, FenceError> {
         let filter = doc! {
             "_id": ID, "phase": expected.phase.name(), "epoch": expected.epoch, "open": expected.open,
         };

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Fence, FenceError, bounded};
 use crate::lock;
 use crate::phase::Backend;
+use crate::switch::gate::Warrant;
 use crate::target::TargetError;
 
 /// How `bridge.enter` says that the fence is not open at the writer's epoch.
@@ -75,9 +76,19 @@ impl PostgresFence {
         bounded(attempted, async { gone.await.map_err(failed(attempted)) }).await.map(|_| ())
     }
 
-    /// Changes the fence from `expected` to `new`, once no write of the scheduler's is under way; whether it was still
-    /// `expected`. Sessions that hold it for longer than writes take are ended: their transactions are not committed.
-    pub async fn change(&self, expected: Fence, new: Fence) -> Result<bool, FenceError> {
+    /// Opens the fence as `warrant` says; whether it was still `expected`.
+    pub async fn open(&self, expected: Fence, warrant: Warrant) -> Result<bool, FenceError> {
+        self.change(expected, warrant.fence()).await
+    }
+
+    /// Closes the fence, at the phase and epoch of `closed`, once no write of the scheduler's is under way; whether it was
+    /// still `expected`.
+    pub async fn close(&self, expected: Fence, closed: Fence) -> Result<bool, FenceError> {
+        self.change(expected, Fence { open: false, ..closed }).await
+    }
+
+    /// Sessions that hold the fence for longer than writes take are ended: their transactions are not committed.
+    async fn change(&self, expected: Fence, new: Fence) -> Result<bool, FenceError> {
         let attempted = "change the fence of PostgreSQL";
         let work = async {
             let mut transaction = self.pool.begin().await?;

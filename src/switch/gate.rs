@@ -3,22 +3,47 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::time::Instant;
 
 use super::{SwitchError, clients};
 use crate::condition::Condition;
 use crate::entity::ENTITIES;
+use crate::fence::Fence;
 use crate::fence::mongo::View;
 use crate::phase::Phase;
 use crate::source::{Source, SourceError};
 use crate::target::TargetError;
+use crate::verify::proof::Proof;
 
 /// How long a permit is good for.
 const VALID: Duration = Duration::from_secs(60);
 
 /// The most that the mirror may lag behind, in seconds, when a switch begins: writers wait for the rest.
 const LAG_LIMIT: f64 = 1.0;
+
+/// The most keys that may wait to be compared again when a switch begins: they are compared before writers wait, and what is
+/// written meanwhile while they do.
+const QUEUE_LIMIT: i64 = 100_000;
+
+/// What an operator may decide about the gate.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Clients of MongoDB that may be connected besides the application's processes, by name.
+    pub accepted_clients: BTreeSet<String>,
+    /// How old a verification may be.
+    pub fresh: Duration,
+    /// For how long PostgreSQL must have been the primary before the way back is given up.
+    pub soak: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        Self { accepted_clients: BTreeSet::new(), fresh: HOUR, soak: HOUR * 24 }
+    }
+}
 
 /// From one phase to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +80,16 @@ impl Transition {
     }
 }
 
-/// Says that every condition of a transition was met a moment ago. Only [`permit`] makes one.
+/// Says that every condition of a transition was met a moment ago. Only the gate makes one: nobody else can.
+///
+/// ```compile_fail,E0451
+/// use scheduler_bridge::phase::Phase;
+/// use scheduler_bridge::switch::gate::{Permit, Transition};
+///
+/// let transition = Transition { from: Phase::MongoPrimary, to: Phase::PostgresPrimary };
+/// let until = tokio::time::Instant::now();
+/// let permit = Permit { transition, epoch: 1, until, conditions: Vec::new() };
+/// ```
 #[derive(Debug)]
 pub struct Permit {
     transition: Transition,
@@ -69,9 +103,63 @@ impl Permit {
     ///
     /// # Errors
     /// [`SwitchError::Expired`].
-    pub(super) fn used(self, epoch_of: impl Fn(Phase) -> i32) -> Result<(Transition, Vec<Condition>), SwitchError> {
+    pub(super) fn used(self, epoch_of: impl Fn(Phase) -> i32) -> Result<Passed, SwitchError> {
         let is_good = self.epoch == epoch_of(self.transition.from) && Instant::now() < self.until;
-        if is_good { Ok((self.transition, self.conditions)) } else { Err(SwitchError::Expired) }
+        if !is_good {
+            return Err(SwitchError::Expired);
+        }
+        Ok(Passed { transition: self.transition, conditions: self.conditions })
+    }
+}
+
+/// A permit that a switch under way has used.
+#[derive(Debug)]
+pub struct Passed {
+    transition: Transition,
+    conditions: Vec<Condition>,
+}
+
+impl Passed {
+    /// The one that whoever began the switch has used, and kept in its record.
+    ///
+    /// # Errors
+    /// [`SwitchError::Unmet`] when it keeps none.
+    pub(super) fn kept(transition: Transition, conditions: Vec<Condition>) -> Result<Self, SwitchError> {
+        permit(transition, 0, conditions).map(|permit| Self { transition, conditions: permit.conditions })
+    }
+
+    /// From where to where.
+    pub(super) fn transition(&self) -> Transition {
+        self.transition
+    }
+
+    /// What the gate found.
+    pub(super) fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    /// Lets the fence of the phase that begins be opened.
+    pub(super) fn warrant(&self, epoch: i32) -> Warrant {
+        Warrant { phase: self.transition.to, epoch }
+    }
+}
+
+/// Lets a fence be opened. One comes from a permit, or from a switch that is undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warrant {
+    phase: Phase,
+    epoch: i32,
+}
+
+impl Warrant {
+    /// Lets the old primary be opened again.
+    pub(super) fn back(transition: Transition, epoch: i32) -> Self {
+        Self { phase: transition.from, epoch }
+    }
+
+    /// What the fence is then.
+    pub fn fence(self) -> Fence {
+        Fence { phase: self.phase, epoch: self.epoch, open: true }
     }
 }
 
@@ -88,9 +176,12 @@ pub(super) fn permit(transition: Transition, epoch: i32, conditions: Vec<Conditi
 
 /// A condition that needs the verifier of live stores. It is never met but in tests.
 fn unverified(name: &'static str) -> Condition {
-    let met = is_waived();
-    let found = if met { "waived by a test" } else { "cannot be shown: this version does not verify live stores yet" };
-    Condition::new(name, met, found, "")
+    waived(name).unwrap_or_else(|| Condition::new(name, false, "cannot be shown yet", ""))
+}
+
+/// Tests of the switch alone do not verify before each turn.
+fn waived(name: &'static str) -> Option<Condition> {
+    is_waived().then(|| Condition::new(name, true, "waived by a test", ""))
 }
 
 /// Fail points are not compiled into a program that is not built for tests.
@@ -104,8 +195,9 @@ pub(super) struct Look<'a> {
     pub pool: &'a PgPool,
     pub source: &'a Source,
     pub view: &'a View,
-    /// Clients of MongoDB that the operator has accepted by name.
-    pub accepted: &'a BTreeSet<String>,
+    /// The epoch of the primary.
+    pub epoch: i32,
+    pub limits: &'a Limits,
 }
 
 impl Look<'_> {
@@ -119,17 +211,17 @@ impl Look<'_> {
                 self.lag().await?,
                 self.strays().await?,
                 self.clients().await?,
-                unverified("a full verification since the backfill"),
+                self.queue().await?,
+                self.verified(None).await?,
                 unverified("read parity"),
             ],
             (Phase::PostgresPrimary, Phase::MongoPrimary) => {
-                vec![self.outbox().await?, unverified("the keys to compare again")]
+                vec![self.outbox().await?, self.queue().await?]
             }
-            _ => vec![
-                self.strays().await?,
-                unverified("a verification since the switch"),
-                unverified("the time since the switch"),
-            ],
+            _ => {
+                let since = self.turned_at().await?;
+                vec![self.strays().await?, self.queue().await?, self.verified(since).await?, self.soaked(since)]
+            }
         })
     }
 
@@ -157,8 +249,73 @@ impl Look<'_> {
     }
 
     async fn quarantine(&self) -> Result<Condition, SwitchError> {
-        let count: i64 = self.one("count what is in quarantine", "select count(*) from bridge.quarantine").await?;
-        Ok(Condition::new("the quarantine is empty", count == 0, format!("{count} documents"), "0"))
+        let sql = "select count(*) from bridge.quarantine where accepted_at is null";
+        let count: i64 = self.one("count what is in quarantine", sql).await?;
+        let name = "no quarantined document that nobody has accepted";
+        Ok(Condition::new(name, count == 0, format!("{count} documents"), "0"))
+    }
+
+    async fn queue(&self) -> Result<Condition, SwitchError> {
+        let count: i64 = self.one("count the keys to compare again", "select count(*) from bridge.recheck").await?;
+        let name = "few keys wait to be compared again";
+        Ok(Condition::new(name, count <= QUEUE_LIMIT, format!("{count} keys"), format!("{QUEUE_LIMIT}")))
+    }
+
+    /// When the phase began.
+    async fn turned_at(&self) -> Result<Option<DateTime<Utc>>, SwitchError> {
+        let sql = "select turned_at from bridge.phase_history order by epoch desc, turned_at desc limit 1";
+        let found = sqlx::query_scalar(sql).fetch_optional(self.pool).await;
+        found.map_err(|error| TargetError::of("look when the phase began", error).into())
+    }
+
+    /// The newest verification, of whatever scope: one that found a mismatch is not passed over for an earlier one that
+    /// did not. It must have begun after all backfills had ended, and after `since`.
+    async fn verified(&self, since: Option<DateTime<Utc>>) -> Result<Condition, SwitchError> {
+        let name = "the newest verification is full, fresh and clean";
+        if let Some(waived) = waived(name) {
+            return Ok(waived);
+        }
+        let limit = format!("at most {} s old, all collections, after the backfill", self.limits.fresh.as_secs());
+        let failed = |error| SwitchError::from(TargetError::of("read the newest verification", error));
+        let Some(proof) = Proof::newest(self.pool).await.map_err(failed)? else {
+            return Ok(Condition::new(name, false, "there is none", limit));
+        };
+        let sql = "select max(coalesce(finished_at, 'infinity'))::text from bridge.backfill";
+        let sql = format!("select ({sql})::timestamptz >= $1");
+        let is_early = sqlx::query_scalar(AssertSqlSafe(sql)).bind(proof.began_at).fetch_one(self.pool).await;
+        let is_early: Option<bool> = is_early.map_err(failed)?;
+        let mut faults = Vec::new();
+        if !proof.is_genuine(self.pool).await.map_err(failed)? {
+            faults.push("tampered: its record is not as the verifier left it".to_owned());
+        }
+        faults.extend(proof.gaps());
+        if proof.epoch != self.epoch {
+            faults.push(format!("of another epoch: {}, and now it is {}", proof.epoch, self.epoch));
+        }
+        if is_early == Some(true) {
+            faults.push("begun before the backfill's end".to_owned());
+        }
+        if since.is_some_and(|since| proof.began_at < since) {
+            faults.push("begun before the switch".to_owned());
+        }
+        if proof.age_seconds > self.limits.fresh.as_secs_f64() {
+            faults.push(format!("stale: {:.0} s old", proof.age_seconds));
+        }
+        if proof.verdict != "clean" {
+            faults.push(format!("its verdict is {}", proof.verdict));
+        }
+        let clean = || vec![format!("clean, {:.0} s old", proof.age_seconds)];
+        let met = faults.is_empty();
+        let found = format!("number {}: {}", proof.number, if met { clean() } else { faults }.join("; "));
+        Ok(Condition::new(name, met, found, limit))
+    }
+
+    fn soaked(&self, since: Option<DateTime<Utc>>) -> Condition {
+        let seconds = since.map(|since| (Utc::now() - since).as_seconds_f64());
+        let found = seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.0} s"));
+        let met = seconds.is_some_and(|seconds| seconds >= self.limits.soak.as_secs_f64());
+        let limit = format!("{} s", self.limits.soak.as_secs());
+        Condition::new("PostgreSQL has been the primary for long enough", met, found, limit)
     }
 
     async fn lag(&self) -> Result<Condition, SwitchError> {
@@ -189,7 +346,7 @@ impl Look<'_> {
             Err(error) => return Err(error.into()),
         };
         let (accepted, strangers): (Vec<&str>, Vec<&str>) =
-            found.iter().map(String::as_str).partition(|name| self.accepted.contains(*name));
+            found.iter().map(String::as_str).partition(|name| self.limits.accepted_clients.contains(*name));
         let mut words = if strangers.is_empty() { "none".to_owned() } else { strangers.join(", ") };
         if !accepted.is_empty() {
             words += &format!("; accepted: {}", accepted.join(", "));

@@ -10,12 +10,11 @@ mod clients;
 pub mod gate;
 mod record;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::gate::{Look, Permit, Transition};
+use self::gate::{Limits, Look, Passed, Permit, Transition, Warrant};
 use self::record::Record;
 use crate::condition::Condition;
 use crate::fence::mongo::{Instance, MongoFence, View};
@@ -27,6 +26,7 @@ use crate::phase::{Backend, Phase};
 use crate::source::{Source, SourceError};
 use crate::store::OPERATION_WAIT;
 use crate::target::{Target, TargetError};
+use crate::verify::{self, VerifyError};
 
 /// How often it is looked whether what is waited for has come.
 const LOOK: Duration = Duration::from_millis(10);
@@ -96,6 +96,15 @@ pub enum SwitchError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// The last generation found keys that differ.
+    #[error("the stores differ, first at {}", keys.join(", "))]
+    Differ {
+        /// The first of them, each with its collection.
+        keys: Vec<String>,
+    },
+    /// The comparison of what was written since the last verification failed.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     /// No store takes writes.
     #[error("no store takes writes: a switch has ended half way")]
     Half,
@@ -254,20 +263,20 @@ impl Switch {
         Ok(self.view().await?.instances.into_values().collect())
     }
 
-    /// What must be so for `to` to follow, and whether it is; `accepted` clients of MongoDB may be connected besides the
-    /// application's processes.
-    pub async fn examine(&self, to: Phase, accepted: &BTreeSet<String>) -> Result<(Transition, Vec<Condition>)> {
-        let Standing::Open(from) = self.fences().await?.standing() else { return Err(SwitchError::Half) };
+    /// What must be so for `to` to follow, and whether it is.
+    pub async fn examine(&self, to: Phase, limits: &Limits) -> Result<(Transition, Vec<Condition>)> {
+        let fences = self.fences().await?;
+        let Standing::Open(from) = fences.standing() else { return Err(SwitchError::Half) };
         let transition = Transition::new(from, to)?;
-        let view = self.view().await?;
-        let look = Look { pool: self.target.pool(), source: &self.source, view: &view, accepted };
+        let (view, epoch) = (self.view().await?, fences.of(from.primary()).epoch);
+        let look = Look { pool: self.target.pool(), source: &self.source, view: &view, epoch, limits };
         Ok((transition, look.examine(transition).await?))
     }
 
     /// The permit to turn to `to` now.
-    pub async fn permit(&self, to: Phase, accepted: &BTreeSet<String>) -> Result<Permit> {
+    pub async fn permit(&self, to: Phase, limits: &Limits) -> Result<Permit> {
         let fences = self.fences().await?;
-        let (transition, conditions) = self.examine(to, accepted).await?;
+        let (transition, conditions) = self.examine(to, limits).await?;
         gate::permit(transition, fences.of(transition.from.primary()).epoch, conditions)
     }
 
@@ -275,15 +284,16 @@ impl Switch {
     /// leaves the switch half way, to be resumed or aborted.
     pub async fn make(&self, permit: Permit, options: Options, told: &mut impl FnMut(Step)) -> Result<Made> {
         let fences = self.fences().await?;
-        let (transition, conditions) = permit.used(|from| fences.of(from.primary()).epoch)?;
-        self.record.take(transition).await?;
+        let passed = permit.used(|from| fences.of(from.primary()).epoch)?;
+        let transition = passed.transition();
+        self.record.take(transition, passed.conditions()).await?;
         let made = if transition.turns() {
-            self.flip(fences, transition, options, told).await
+            self.flip(fences, &passed, options, told).await
         } else {
-            self.relabel(fences, transition).await
+            self.relabel(fences, &passed).await
         };
         match made {
-            Ok(made) => self.finish(made, &conditions, told).await,
+            Ok(made) => self.finish(made, passed.conditions(), told).await,
             Err(error) => {
                 // The first error is the one to tell; a fence that could not be opened again is told of by the next look.
                 match self.back(transition).await {
@@ -299,8 +309,9 @@ impl Switch {
 
     /// Goes on with a switch that was left half way.
     pub async fn resume(&self, options: Options, told: &mut impl FnMut(Step)) -> Result<Made> {
-        let transition = self.record.take_over().await?;
+        let (transition, conditions) = self.record.take_over().await?;
         let fences = self.fences().await?;
+        let passed = Passed::kept(transition, conditions)?;
         let made = match fences.standing() {
             Standing::Open(phase) if phase == transition.to => {
                 Made { phase, epoch: fences.of(phase.primary()).epoch, pause: Duration::ZERO }
@@ -310,43 +321,51 @@ impl Switch {
                 self.record.end().await?;
                 return Err(SwitchError::Aborted { phase: transition.from });
             }
-            _ if transition.turns() => self.flip(fences, transition, options, told).await?,
-            _ => self.relabel(fences, transition).await?,
+            _ if transition.turns() => self.flip(fences, &passed, options, told).await?,
+            _ => self.relabel(fences, &passed).await?,
         };
-        self.finish(made, &[], told).await
+        self.finish(made, passed.conditions(), told).await
     }
 
     /// Undoes a switch that was left half way.
     pub async fn abort(&self) -> Result<Phase> {
-        let transition = self.record.take_over().await?;
+        let (transition, _) = self.record.take_over().await?;
         self.back(transition).await?;
         self.record.end().await?;
         Ok(transition.from)
     }
 
-    async fn relabel(&self, fences: Fences, transition: Transition) -> Result<Made> {
+    async fn relabel(&self, fences: Fences, passed: &Passed) -> Result<Made> {
+        let transition = passed.transition();
         let backend = transition.to.primary();
         let old = fences.of(backend);
-        self.change(backend, old, Fence { phase: transition.to, ..old }).await?;
+        self.open(backend, old, passed.warrant(old.epoch)).await?;
         Ok(Made { phase: transition.to, epoch: old.epoch, pause: Duration::ZERO })
     }
 
     async fn flip(
         &self,
         fences: Fences,
-        transition: Transition,
+        passed: &Passed,
         options: Options,
         told: &mut impl FnMut(Step),
     ) -> Result<Made> {
+        let transition = passed.transition();
         let (old, new) = (transition.from.primary(), transition.to.primary());
         let seen = fences.of(old);
         let closed = Fence { open: false, ..seen };
+        let mut timed = Timed { since: Instant::now(), told };
+        if seen.open {
+            self.record.step("compare what was written since").await?;
+            fail::fail_point!("switch::before-compare");
+            verify::compare_queue(&self.source, &self.target).await?;
+            timed.done("compared what was written since");
+        }
         let begun = Instant::now();
-        let mut timed = Timed { since: begun, told };
         if seen.open {
             self.record.step("close the old primary").await?;
             fail::fail_point!("switch::before-close");
-            self.change(old, seen, closed).await?; // rule 14
+            self.close(old, seen, closed).await?; // rule 14
             timed.done("closed the old primary");
         }
         if old == Backend::Mongo {
@@ -363,10 +382,13 @@ impl Switch {
         fail::fail_point!("switch::before-level");
         self.until_level(new, options.level_wait).await?; // rules 16 and 17
         timed.done("the new primary is level");
+        self.record.step("compare what was written last").await?;
+        self.until_equal(new, options.level_wait).await?;
+        timed.done("both stores are equal");
         self.record.step("open the new primary").await?;
         fail::fail_point!("switch::before-open");
         let epoch = seen.epoch + 1;
-        self.change(new, fences.of(new), Fence { phase: transition.to, epoch, open: true }).await?; // rule 18
+        self.open(new, fences.of(new), passed.warrant(epoch)).await?; // rule 18
         timed.done("opened the new primary");
         let pause = begun.elapsed();
         metrics::SWITCH_PAUSE.record(pause);
@@ -381,7 +403,7 @@ impl Switch {
         let closed = self.fences().await?.of(backend);
         let same = Fence { phase: made.phase, epoch: made.epoch, open: false };
         if closed != same && !closed.open {
-            self.change(backend, closed, same).await?;
+            self.close(backend, closed, same).await?;
         }
         self.record.made(&made, conditions).await?;
         timed.done("told the other store");
@@ -401,24 +423,50 @@ impl Switch {
             Standing::Open(_) | Standing::Closed(_) => {
                 let epoch = fences.of(old).epoch + 1;
                 // First: an opening that is still to come finds another fence, and fails.
-                self.change(new, fences.of(new), Fence { phase: transition.from, epoch, open: false }).await?;
+                self.close(new, fences.of(new), Fence { phase: transition.from, epoch, open: false }).await?;
                 fail::fail_point!("switch::before-reopen");
                 epoch
             }
         };
         // Also when it is open: a closing that is still to come finds another fence, and fails.
-        self.change(old, fences.of(old), Fence { phase: transition.from, epoch, open: true }).await
+        self.open(old, fences.of(old), Warrant::back(transition, epoch)).await
     }
 
-    async fn change(&self, backend: Backend, expected: Fence, new: Fence) -> Result<()> {
-        if backend == Backend::Mongo && new.open {
-            block::lift(&self.source).await?;
-        }
+    async fn open(&self, backend: Backend, expected: Fence, warrant: Warrant) -> Result<()> {
         let changed = match backend {
-            Backend::Mongo => self.mongo.change(expected, new).await?.is_some(),
-            Backend::Postgres => self.postgres.change(expected, new).await?,
+            Backend::Mongo => {
+                block::lift(&self.source).await?;
+                self.mongo.open(expected, warrant).await?.is_some()
+            }
+            Backend::Postgres => self.postgres.open(expected, warrant).await?,
         };
         if changed { Ok(()) } else { Err(SwitchError::Moved { backend }) }
+    }
+
+    async fn close(&self, backend: Backend, expected: Fence, closed: Fence) -> Result<()> {
+        let changed = match backend {
+            Backend::Mongo => self.mongo.close(expected, closed).await?.is_some(),
+            Backend::Postgres => self.postgres.close(expected, closed).await?,
+        };
+        if changed { Ok(()) } else { Err(SwitchError::Moved { backend }) }
+    }
+
+    /// The last generation: every key that was written and not compared since. No writer writes now, but locks are taken and
+    /// renewed behind no fence: a key that differs is looked at again when the mirror has passed, a few times.
+    async fn until_equal(&self, new: Backend, wait: Duration) -> Result<()> {
+        const LOOKS: u32 = 3;
+        let mut looks = 0;
+        loop {
+            let compared = verify::compare_queue(&self.source, &self.target);
+            let late = |_| SwitchError::Late { backend: new, waited: wait };
+            let (keys, _) = tokio::time::timeout(wait, compared).await.map_err(late)??;
+            looks += 1;
+            match keys.is_empty() {
+                true => return Ok(()),
+                false if looks >= LOOKS => return Err(SwitchError::Differ { keys }),
+                false => self.until_level(new, wait).await?,
+            }
+        }
     }
 
     /// Waits until every process has left the list, or cannot write any more since its lease has run out, and the longest

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::types::Json;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
@@ -27,6 +28,7 @@ struct Row {
     to_phase: String,
     step: String,
     held_by: String,
+    conditions: Json<Vec<Condition>>,
 }
 
 fn failed(attempted: &'static str) -> impl FnOnce(sqlx::Error) -> SwitchError {
@@ -39,18 +41,18 @@ impl Record {
         Self { pool, holder: Uuid::new_v4(), name, lease }
     }
 
-    /// Notes that a switch begins.
+    /// Notes that a switch begins, and what the gate found before it.
     ///
     /// # Errors
     /// [`SwitchError::UnderWay`] when one has begun and not ended.
-    pub async fn take(&self, transition: Transition) -> Result<(), SwitchError> {
+    pub async fn take(&self, transition: Transition, conditions: &[Condition]) -> Result<(), SwitchError> {
         let taken = sqlx::query(
-            "insert into bridge.switch (from_phase, to_phase, step, holder, held_by, leased_until)
-            values ($1, $2, 'begin', $3, $4, clock_timestamp() + make_interval(secs => $5))
+            "insert into bridge.switch (from_phase, to_phase, step, holder, held_by, leased_until, conditions)
+            values ($1, $2, 'begin', $3, $4, clock_timestamp() + make_interval(secs => $5), $6)
             on conflict do nothing",
         );
         let taken = taken.bind(transition.from.name()).bind(transition.to.name()).bind(self.holder).bind(&self.name);
-        let taken = taken.bind(self.lease.as_secs_f64()).execute(&self.pool).await;
+        let taken = taken.bind(self.lease.as_secs_f64()).bind(Json(conditions)).execute(&self.pool).await;
         if taken.map_err(failed("note the switch"))?.rows_affected() == 1 {
             return Ok(());
         }
@@ -61,7 +63,7 @@ impl Record {
     ///
     /// # Errors
     /// [`SwitchError::NoneUnderWay`], [`SwitchError::UnderWay`].
-    pub async fn take_over(&self) -> Result<Transition, SwitchError> {
+    pub async fn take_over(&self) -> Result<(Transition, Vec<Condition>), SwitchError> {
         let row = self.row().await?.ok_or(SwitchError::NoneUnderWay)?;
         let taken = sqlx::query(
             "update bridge.switch
@@ -73,7 +75,7 @@ impl Record {
             return Err(under_way(row));
         }
         let phase = |word: &str| word.parse().map_err(|source: UnknownPhase| unreadable(source));
-        Transition::new(phase(&row.from_phase)?, phase(&row.to_phase)?)
+        Ok((Transition::new(phase(&row.from_phase)?, phase(&row.to_phase)?)?, row.conditions.0))
     }
 
     /// Notes the next step, and begins the lease anew.
@@ -125,7 +127,7 @@ impl Record {
     }
 
     async fn row(&self) -> Result<Option<Row>, SwitchError> {
-        let row = sqlx::query_as("select from_phase, to_phase, step, held_by from bridge.switch");
+        let row = sqlx::query_as("select from_phase, to_phase, step, held_by, conditions from bridge.switch");
         row.fetch_optional(&self.pool).await.map_err(failed("read the switch"))
     }
 }

@@ -10,6 +10,7 @@ mod digest;
 mod generation;
 mod ledger;
 mod longest;
+pub mod proof;
 mod queue;
 mod recheck;
 mod report;
@@ -34,7 +35,7 @@ pub use report::{
 };
 
 use crate::backfill::{Limiter, Rate};
-use crate::entity::Entity;
+use crate::entity::{ENTITIES, Entity};
 use crate::fence::FenceError;
 use crate::mapping::Mapping;
 use crate::plan;
@@ -305,6 +306,26 @@ fn sampled(mut ranges: Vec<Range>, sample: Option<f64>) -> Vec<Range> {
     let wanted = (ranges.len() as f64 * part).ceil() as usize;
     ranges.truncate(wanted.max(1));
     ranges
+}
+
+/// Compares every key that waits in the queue, once, and takes those that are level out of it; the first of those that are
+/// not, and how many were compared. May be dropped at any point.
+///
+/// # Errors
+/// [`VerifyError`].
+pub async fn compare_queue(source: &Source, target: &Target) -> std::result::Result<(Vec<String>, u64), VerifyError> {
+    /// How many keys are named.
+    const NAMED: usize = 5;
+    let turn = Turn::now(source, target).await?;
+    let stores = Stores::new(source, target, ENTITIES, turn.phase.primary());
+    let mut queue = Queue::new(&stores, ENTITIES, stores.now().await?);
+    let (mut differing, mut compared) = (Vec::new(), 0);
+    while let Some(step) = queue.next().await? {
+        let name = |one: &recheck::Difference| format!("{} {}", step.entity.name, one.suspect.key.text());
+        differing.extend(step.found.iter().map(name).take(NAMED - differing.len().min(NAMED)));
+        compared += step.compared;
+    }
+    Ok((differing, compared))
 }
 
 /// A verification under way.

@@ -7,6 +7,7 @@ mod gate;
 mod lost;
 mod metrics;
 mod pause;
+mod proof;
 mod settings;
 mod shadow;
 pub mod switch;

@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bed::Bed;
 
+/// The longest that anything may take here.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
 pub async fn stores(bed: &Bed) -> (Source, Target) {
     let source = Source::open(&SecretString::from(bed.mongo_url.as_str()), bed.database.name()).await.expect("source");
     let target = Target::open(&SecretString::from(bed.postgres_url.as_str()), 8).await.expect("target");

@@ -14,7 +14,7 @@ use crate::bed::{Bed, until};
 use crate::faults::process::Bridge;
 
 /// The condition of that name, as a dry run finds it.
-async fn condition(bed: &Bed, name: &str, arguments: &[&str]) -> Value {
+pub async fn condition(bed: &Bed, name: &str, arguments: &[&str]) -> Value {
     let arguments = [&["postgres-primary", "--dry-run"], arguments].concat();
     let (_, objects, stderr) = objects(command(bed, &arguments, "")).await;
     let conditions = objects.last().expect(&stderr)["conditions"].as_array().expect("conditions").clone();

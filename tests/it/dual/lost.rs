@@ -27,7 +27,7 @@ async fn open(bed: &Bed) -> Option<Phase> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_lost_at_any_step_leaves_a_phase_that_can_be_gone_on_from() {
     let mut bed = Bed::with_own_servers().await;
-    let scheduler = Scheduler::start(&bed, 2);
+    let mut scheduler = Scheduler::start(&bed, 2);
     scheduler.at_work().await;
     let mut mirror = followed(&bed).await;
     turned(&bed, "mongo-primary").await;

@@ -1,6 +1,6 @@
 //! What an application's recorder is told while both stores are used, mirrored and switched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use scheduler_bridge::mirror::{self, Options};
 use scheduler_bridge::phase::Phase;
 use scheduler_bridge::source::Source;
 use scheduler_bridge::switch::Switch;
+use scheduler_bridge::switch::gate::Limits;
 use scheduler_bridge::target::Target;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -111,7 +112,7 @@ async fn the_mirror_and_a_switch_tell_how_far_they_are_and_how_long_it_took() {
     let switch = Switch::new(source, target, "a test".to_owned(), Duration::from_secs(5));
     let deadline = tokio::time::Instant::now() + LIMIT;
     let permit = loop {
-        match switch.permit(Phase::PostgresPrimary, &BTreeSet::new()).await {
+        match switch.permit(Phase::PostgresPrimary, &Limits::default()).await {
             Ok(permit) => break permit,
             Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error:?}"),
         }

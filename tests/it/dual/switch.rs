@@ -45,7 +45,7 @@ pub async fn objects(command: std::process::Command) -> (Option<i32>, Vec<Value>
 pub async fn turned(bed: &Bed, phase: &str) {
     let deadline = tokio::time::Instant::now() + LIMIT;
     let (exit, objects, stderr) = loop {
-        let done = switch(bed, &[phase, "--yes"], WAIVED).await;
+        let done = switch(bed, &[phase, "--yes", "--soak-seconds", "0", "--no-way-back"], WAIVED).await;
         let is_met = !done.2.contains("not every condition is met");
         if is_met || tokio::time::Instant::now() > deadline {
             break done;
@@ -94,10 +94,24 @@ impl Scheduler {
         self.journals.iter().map(|journal| std::fs::metadata(journal).map_or(0, |found| found.len())).sum()
     }
 
+    /// How many writes were acknowledged.
+    pub fn writes(&self) -> usize {
+        let lines = |journal: &PathBuf| {
+            std::fs::read(journal).map_or(0, |found| found.iter().filter(|byte| **byte == b'\n').count())
+        };
+        self.journals.iter().map(lines).sum()
+    }
+
     /// Waits until every process works.
-    pub async fn at_work(&self) {
+    pub async fn at_work(&mut self) {
         let works = |journal: &PathBuf| std::fs::metadata(journal).is_ok_and(|found| found.len() > 2_000);
-        until("everybody works", LIMIT, async || self.journals.iter().all(works)).await;
+        let all_work = || {
+            for process in &mut self.processes {
+                assert!(!process.is_over(), "it has ended by itself:\n{}", process.complaints());
+            }
+            std::future::ready(self.journals.iter().all(works))
+        };
+        until("everybody works", LIMIT, all_work).await;
     }
 
     /// Waits until it has gone on.
@@ -128,7 +142,7 @@ impl Scheduler {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduler_is_switched_forth_and_back_and_forth_and_loses_nothing() {
     let bed = Bed::new().await;
-    let scheduler = Scheduler::start(&bed, 4);
+    let mut scheduler = Scheduler::start(&bed, 4);
     scheduler.at_work().await;
     let mirror = followed(&bed).await;
     for phase in ["mongo-primary", "postgres-primary", "mongo-primary", "postgres-primary"] {
@@ -241,7 +255,7 @@ pub async fn mended(bed: &Bed, how: Command) -> (Option<i32>, Vec<Value>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switch_that_dies_at_any_step_is_finished_or_undone_and_nothing_is_lost() {
     let bed = Bed::new().await;
-    let scheduler = Scheduler::start(&bed, 2);
+    let mut scheduler = Scheduler::start(&bed, 2);
     scheduler.at_work().await;
     let _mirror = followed(&bed).await;
     turned(&bed, "mongo-primary").await;
@@ -279,7 +293,7 @@ async fn epochs(bed: &Bed) -> i32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_that_dies_half_way_can_only_be_completed() {
     let bed = Bed::new().await;
-    let scheduler = Scheduler::start(&bed, 2);
+    let mut scheduler = Scheduler::start(&bed, 2);
     scheduler.at_work().await;
     let _mirror = followed(&bed).await;
     turned(&bed, "mongo-primary").await;
@@ -322,7 +336,7 @@ async fn an_abort_that_dies_half_way_can_only_be_completed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_switch_that_wakes_up_after_it_was_undone_opens_nothing() {
     let bed = Bed::new().await;
-    let scheduler = Scheduler::start(&bed, 2);
+    let mut scheduler = Scheduler::start(&bed, 2);
     scheduler.at_work().await;
     let _mirror = followed(&bed).await;
     turned(&bed, "mongo-primary").await;
@@ -347,7 +361,7 @@ async fn a_paused_switch_that_wakes_up_after_it_was_undone_opens_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gate_refuses_what_is_not_shown_and_ways_that_are_none() {
     let bed = Bed::new().await;
-    let scheduler = Scheduler::start(&bed, 1);
+    let mut scheduler = Scheduler::start(&bed, 1);
     scheduler.at_work().await;
     let refused = async |arguments: &[&str], failpoints: &str, words: &str| {
         let (exit, objects, stderr) = switch(&bed, arguments, failpoints).await;

@@ -1,18 +1,14 @@
 //! A verifier that is killed: the same command goes on where it ended, and nothing is counted twice or left out.
 
-use std::time::Duration;
-
 use mongodb::bson::doc;
 use scheduler_bridge::dataset;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
-use super::backfill;
+use super::{LIMIT, backfill};
 use crate::bed::{Bed, until};
 use crate::dual::switch::objects;
 use crate::faults::process::Bridge;
-
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// Many small shares, one after the other, and a lease that a dead process does not hold for long.
 fn command(bed: &Bed, failpoints: &str) -> std::process::Command {

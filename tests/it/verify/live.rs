@@ -5,19 +5,17 @@ use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
 use rustix::process::Signal;
-use scheduler_bridge::entity::{ENTITIES, Entity, KeyType};
+use scheduler_bridge::entity::{ENTITIES, Entity, KeyType, Kind};
 use scheduler_bridge::verify::{self, Report, Verdict};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, Row};
 use tokio_util::sync::CancellationToken;
 
-use super::columns::{Finding, SHAPES, columns, damages, id, insert, key, victim};
-use super::{options, stores};
+use super::columns::{Finding, SHAPES, Shape, columns, damages, id, insert, key, victim};
+use super::{LIMIT, options, stores};
 use crate::bed::{Bed, until};
 use crate::dual::switch::{Scheduler, followed};
 use crate::faults::process::Bridge;
-
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// How many keys are damaged.
 const DAMAGES: usize = 1_000;
@@ -102,10 +100,26 @@ impl Damage {
                 );
                 execute(bed, buried).await;
                 let number = self.number + 500_000;
-                documents.insert_one(victim(self.entity, number, SHAPES[0])).await.expect("insert");
+                documents.insert_one(resting(self.entity, number, SHAPES[0])).await.expect("insert");
             }
         }
     }
+}
+
+/// A victim that no query across tenants finds, so that the scheduler leaves it alone: nothing of it is enabled, and
+/// whatever it is has come to its end.
+fn resting(entity: &Entity, number: u32, shape: Shape) -> Document {
+    let mut document = victim(entity, number, shape);
+    for field in entity.fields {
+        match (document.get(field.name), field.kind) {
+            (Some(Bson::Boolean(_)), _) => drop(document.insert(field.name, false)),
+            (Some(Bson::String(word)), Kind::Word(vocabulary)) if vocabulary.words.contains(&word.as_str()) => {
+                drop(document.insert(field.name, *vocabulary.words.last().expect("a word")));
+            }
+            _ => {}
+        }
+    }
+    document
 }
 
 async fn execute(bed: &Bed, statement: String) {
@@ -141,7 +155,7 @@ async fn victims(bed: &Bed, count: usize) -> Vec<Damage> {
     assert_eq!(all.len(), count);
     let mut planned = Vec::new();
     for (number, (entity, shape, how)) in (0..).zip(all) {
-        insert(bed, entity, &[victim(entity, number, shape)]).await;
+        insert(bed, entity, &[resting(entity, number, shape)]).await;
         planned.push(Damage { entity, number, how });
     }
     planned
@@ -184,7 +198,7 @@ fn objects(said: &str) -> Vec<Value> {
 async fn a_thousand_damages_planted_under_load_are_found_each_with_its_kind_and_nothing_else_is() {
     let bed = Bed::new().await;
     let victims = victims(&bed, DAMAGES).await;
-    let scheduler = Scheduler::start(&bed, 3);
+    let mut scheduler = Scheduler::start(&bed, 3);
     scheduler.at_work().await;
     let mirror = followed(&bed).await;
     let watching = Bridge::start(bed.bridge(&[
@@ -196,7 +210,8 @@ async fn a_thousand_damages_planted_under_load_are_found_each_with_its_kind_and_
         "--tolerance-seconds",
         "3",
     ]));
-    // Nothing was damaged: whatever it says before is a false alarm.
+    // Nothing was damaged: whatever it says before is a false alarm. An hour of a scheduler that makes a write a second.
+    until("an hour's work is done", LIMIT, async || scheduler.writes() > 3_600).await;
     until("three verifications are done", LIMIT, async || objects(&watching.said()).len() >= 3).await;
     for report in objects(&watching.said()) {
         assert_eq!((&report["verdict"], &report["unsettled"]), (&"clean".into(), &0.into()), "{report:#}");
