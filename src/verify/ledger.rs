@@ -332,23 +332,7 @@ impl Ledger {
 
     /// Up to `limit` keys that are not settled, or that are settled so, after `after`, by collection and key.
     pub async fn noted(&self, settled: Option<Settled>, after: Option<(&str, &str)>, limit: i64) -> Result<Vec<Noted>> {
-        let (collection, id) = after.unzip();
-        let found = sqlx::query(
-            "select collection, id, document_id, kind, reason, print, since from bridge.suspect
-            where verification = $1 and settled is not distinct from $2
-                and ($3::text is null or (collection, id) > ($3, $4))
-            order by collection, id limit $5",
-        )
-        .bind(self.number)
-        .bind(settled.map(Settled::name))
-        .bind(collection)
-        .bind(id)
-        .bind(limit)
-        .persistent(false)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(failed("read the keys that differ"))?;
-        found.iter().map(noted).collect()
+        noted_of(&self.pool, self.number, settled, after, limit).await
     }
 
     /// Notes what a look at keys of one collection has shown: which are level, and what the others are.
@@ -460,6 +444,33 @@ impl Ledger {
             .map_err(failed(attempted))?;
         transaction.commit().await.map_err(failed(attempted))
     }
+}
+
+/// [`Ledger::noted`], of whichever verification.
+pub async fn noted_of(
+    pool: &PgPool,
+    number: i64,
+    settled: Option<Settled>,
+    after: Option<(&str, &str)>,
+    limit: i64,
+) -> Result<Vec<Noted>> {
+    let (collection, id) = after.unzip();
+    let found = sqlx::query(
+        "select collection, id, document_id, kind, reason, print, since from bridge.suspect
+        where verification = $1 and settled is not distinct from $2
+            and ($3::text is null or (collection, id) > ($3, $4))
+        order by collection, id limit $5",
+    )
+    .bind(number)
+    .bind(settled.map(Settled::name))
+    .bind(collection)
+    .bind(id)
+    .bind(limit)
+    .persistent(false)
+    .fetch_all(pool)
+    .await
+    .map_err(failed("read the keys that differ"))?;
+    found.iter().map(noted).collect()
 }
 
 /// All that the gate looks at of a verification, as texts that depend on no session's settings.

@@ -13,6 +13,7 @@ mod longest;
 pub mod proof;
 mod queue;
 mod recheck;
+pub mod repair;
 mod report;
 mod rows;
 mod settle;

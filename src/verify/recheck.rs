@@ -142,7 +142,7 @@ impl Recheck {
     }
 
     /// Gives `seen` the key's text and the document of each suspect that has one.
-    async fn documents(
+    pub async fn documents(
         &self,
         suspects: &[Suspect],
         projection: RawDocumentBuf,
