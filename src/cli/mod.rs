@@ -2,6 +2,7 @@
 
 mod backfill;
 mod completions;
+mod confirm;
 mod context;
 mod demo;
 pub mod escape;
@@ -13,6 +14,7 @@ mod mirror;
 mod output;
 mod progress;
 mod quarantine;
+mod repair;
 mod settings;
 mod signal;
 mod simulate;

@@ -1,6 +1,5 @@
 //! `bridge switch`.
 
-use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use serde_json::json;
 use super::escape::escape;
 use super::settings::Lease;
 use super::summary::table;
-use super::{Context, Exit, Failure};
+use super::{Context, Exit, Failure, confirm};
 use crate::condition::Condition;
 use crate::fence::FenceError;
 use crate::mirror::MirrorError;
@@ -106,7 +105,7 @@ async fn turn(switch: &Switch, to: Phase, args: &SwitchArgs, context: &Context) 
         return Err(SwitchError::Unmet { conditions }.into());
     }
     let is_last = to == Phase::Postgres;
-    if !(args.yes && (!is_last || args.no_way_back)) && !is_confirmed(to)? {
+    if !(args.yes && (!is_last || args.no_way_back)) && !confirm::typed(to.name(), "turn")? {
         let flags = if is_last { "--yes --no-way-back turns" } else { "--yes turns" };
         return Err(Failure::new(Exit::Refused, "not confirmed").hint(format!("{flags} without asking")));
     }
@@ -144,19 +143,6 @@ fn gate(transition: Transition, conditions: &[Condition], processes: usize) -> S
     }
     let Transition { from, to } = transition;
     format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{table}")
-}
-
-/// Asks the person at the terminal; nobody else can confirm.
-fn is_confirmed(to: Phase) -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(false);
-    }
-    let asked = |error| Failure::system("ask for the confirmation", &error);
-    let mut stderr = std::io::stderr();
-    write!(stderr, "type {to} to turn: ").and_then(|()| stderr.flush()).map_err(asked)?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(asked)?;
-    Ok(answer.trim() == to.name())
 }
 
 fn told(step: &Step, context: &Context) {

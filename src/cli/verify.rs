@@ -1,6 +1,7 @@
 //! `bridge verify`.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,11 +13,13 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::escape::{escape, escape_lines};
+use super::repair::{self, Wanted};
 use super::settings::{Chunks, Lease, Rates, Workers, collection};
 use super::switch::operator;
 use super::{Context, Exit, Failure};
 use crate::entity::{ENTITIES, Entity};
 use crate::fence::FenceError;
+use crate::verify::repair::Extras;
 use crate::verify::{self, Kind, Mismatch, Options, Progress, Report, Start, TOLERANCE, Verdict, VerifyError};
 
 /// How many differences are shown in full for each kind of mismatch when `--diffs` is not given.
@@ -49,6 +52,15 @@ pub(super) struct VerifyArgs {
     /// The pause between two verifications of --continuous, in seconds [default: 10]
     #[arg(long, value_name = "N", requires = "continuous")]
     pub pause_seconds: Option<u32>,
+    /// Afterwards bring the mismatches level from the primary, by guarded writes
+    #[arg(long, conflicts_with = "continuous")]
+    pub repair: bool,
+    /// With --repair: delete what only the secondary has
+    #[arg(long, requires = "repair")]
+    pub delete_extra: bool,
+    /// With --repair: do not ask
+    #[arg(long, requires = "repair")]
+    pub yes: bool,
     /// Write the result to this file too, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -78,11 +90,21 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Exit, Fai
         return again_and_again(args, context).await;
     }
     let report = verify(&args, context).await?;
-    Ok(match report.verdict {
+    if args.repair {
+        let extras = if args.delete_extra { Extras::Delete } else { Extras::Leave };
+        let stores = context.until_stopped(context.stores(NonZeroUsize::MIN)).await?;
+        return repair::run(&report, Wanted { extras, yes: args.yes }, &stores, context).await;
+    }
+    Ok(exit(&report))
+}
+
+/// How the process ends after this report.
+pub(super) fn exit(report: &Report) -> Exit {
+    match report.verdict {
         Verdict::Clean => Exit::Clean,
         Verdict::Mismatch => Exit::Mismatch,
         Verdict::Inconclusive => Exit::Inconclusive,
-    })
+    }
 }
 
 /// Verifies until the user stops it. What a store's absence has interrupted is gone on with.
@@ -137,7 +159,7 @@ fn options(args: &VerifyArgs, context: &Context) -> Options {
 }
 
 /// A range reads its rows on one connection and looks suspects up on another.
-const TWO: std::num::NonZeroUsize = std::num::NonZeroUsize::MIN.saturating_add(1);
+const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
 
 fn write(file: &std::path::Path, report: &Report) -> Result<(), Failure> {
     let attempted = format!("write the report to {}", file.display());
@@ -259,7 +281,7 @@ fn verdict(report: &Report, seconds: f64) -> String {
         Verdict::Clean => format!("clean: {documents} documents compared in {seconds:.1} s, no difference"),
         Verdict::Mismatch => {
             format!(
-                "mismatch: {found} of {documents} documents differ, found in {seconds:.1} s; `bridge backfill` copies again"
+                "mismatch: {found} of {documents} documents differ, found in {seconds:.1} s; `bridge verify --repair` brings them level"
             )
         }
         Verdict::Inconclusive => "inconclusive: nothing was compared, so nothing is proven".to_owned(),

@@ -8,6 +8,7 @@ mod killed;
 mod live;
 pub mod memory;
 mod ranges;
+mod repair;
 
 use scheduler_bridge::backfill;
 use scheduler_bridge::entity::ENTITIES;

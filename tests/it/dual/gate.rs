@@ -35,12 +35,8 @@ async fn a_client_that_is_no_process_of_the_application_is_named_and_may_be_acce
     // The client of the bed itself gives no name.
     let nameless = "mongo-rust-driver at 127.0.0.1";
     let clients = async |arguments: &[&str]| condition(&bed, "no client", arguments).await;
-    assert_eq!(
-        clients(&[]).await,
-        serde_json::json!({
-            "name": "no client of MongoDB but the application's processes", "met": false, "found": nameless,
-        })
-    );
+    let refused = clients(&[]).await;
+    assert_eq!((&refused["met"], &refused["found"]), (&false.into(), &nameless.into()));
     let accepted = clients(&["--accept-client", nameless]).await;
     assert_eq!((&accepted["met"], &accepted["found"]), (&true.into(), &format!("none; accepted: {nameless}").into()));
     let cron = client(&bed.mongo_url, "the old cron job").await;
