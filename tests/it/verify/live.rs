@@ -197,9 +197,10 @@ fn objects(said: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_damages_planted_under_load_are_found_each_with_its_kind_and_nothing_else_is() {
     let bed = Bed::new().await;
-    let victims = victims(&bed, DAMAGES).await;
     let mut scheduler = Scheduler::start(&bed, 3);
     scheduler.at_work().await;
+    // Afterwards: a simulation begins beside no schedules of others.
+    let victims = victims(&bed, DAMAGES).await;
     let mirror = followed(&bed).await;
     let watching = Bridge::start(bed.bridge(&[
         "--json",
