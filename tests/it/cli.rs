@@ -105,6 +105,7 @@ async fn help_and_version_are_as_they_were_agreed() {
         "quarantine",
         "quarantine list",
         "quarantine show",
+        "quarantine accept",
         "stray",
         "stray list",
         "stray accept",
