@@ -27,6 +27,7 @@ pub mod secret;
 pub mod simulate;
 pub mod source;
 pub mod stamp;
+pub mod status;
 pub mod store;
 pub mod stray;
 pub mod switch;

@@ -16,6 +16,7 @@ mod quarantine;
 mod settings;
 mod signal;
 mod simulate;
+mod status;
 mod stray;
 mod summary;
 mod switch;
@@ -61,6 +62,8 @@ enum Command {
     Mirror(mirror::MirrorArgs),
     /// Compare both stores, document by document
     Verify(verify::VerifyArgs),
+    /// Show where the move stands: phase, mirror, quarantine, verification, and which phase may follow
+    Status(status::StatusArgs),
     /// Turn to another phase: make the other store the primary, or let writes follow there
     Switch(switch::SwitchArgs),
     /// Look at the documents that could not become a row
@@ -117,6 +120,7 @@ async fn dispatched(command: Command, context: &Context) -> Result<Exit, Failure
         Command::Backfill(args) => backfill::run(args, context).await,
         Command::Mirror(args) => mirror::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
+        Command::Status(args) => status::run(&args, context).await,
         Command::Switch(args) => switch::run(args, context).await,
         Command::Quarantine(args) => quarantine::run(args, context).await,
         Command::Stray(args) => stray::run(args, context).await,

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
+use comfy_table::Table;
 use serde_json::json;
 
 use super::escape::escape;
@@ -96,7 +97,7 @@ async fn turn(switch: &Switch, to: Phase, args: &SwitchArgs, context: &Context) 
     if !met {
         return Err(SwitchError::Unmet { conditions }.into());
     }
-    if !args.yes && !is_confirmed(to)? {
+    if !args.yes && !is_confirmed(to.name(), "turn")? {
         return Err(Failure::new(Exit::Refused, "not confirmed").hint("--yes turns without asking"));
     }
     if context.stop.is_cancelled() {
@@ -117,26 +118,31 @@ fn options(args: &SwitchArgs) -> Options {
 }
 
 fn gate(transition: Transition, conditions: &[Condition], processes: usize) -> String {
+    let (Transition { from, to }, table) = (transition, listed(conditions));
+    format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{table}")
+}
+
+/// What must be so, and what was found.
+pub(super) fn listed(conditions: &[Condition]) -> Table {
     let mut table = table(&["condition", "", "found", "limit"], 0);
     for condition in conditions {
         let met = if condition.met { "met" } else { "NOT MET" };
         table.add_row([&condition.name, met, &*escape(&condition.found), &condition.limit]);
     }
-    let Transition { from, to } = transition;
-    format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{table}")
+    table
 }
 
 /// Asks the person at the terminal; nobody else can confirm.
-fn is_confirmed(to: Phase) -> Result<bool, Failure> {
+pub(super) fn is_confirmed(word: &str, to: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
     let asked = |error| Failure::system("ask for the confirmation", &error);
     let mut stderr = std::io::stderr();
-    write!(stderr, "type {to} to turn: ").and_then(|()| stderr.flush()).map_err(asked)?;
+    write!(stderr, "type {word} to {to}: ").and_then(|()| stderr.flush()).map_err(asked)?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(asked)?;
-    Ok(answer.trim() == to.name())
+    Ok(answer.trim() == word)
 }
 
 fn told(step: &Step, context: &Context) {

@@ -101,6 +101,7 @@ async fn help_and_version_are_as_they_were_agreed() {
         "backfill",
         "mirror",
         "verify",
+        "status",
         "switch",
         "quarantine",
         "quarantine list",

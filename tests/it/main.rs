@@ -19,5 +19,6 @@ mod mirror;
 mod outbox;
 mod schema;
 mod simulate;
+mod status;
 mod stores;
 mod verify;
