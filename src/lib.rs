@@ -11,6 +11,7 @@ pub mod dataset;
 pub mod embedded;
 pub mod entity;
 pub mod fence;
+pub mod finalize;
 pub mod layout;
 pub mod lock;
 pub mod mapping;

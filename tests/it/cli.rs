@@ -103,6 +103,7 @@ async fn help_and_version_are_as_they_were_agreed() {
         "verify",
         "status",
         "switch",
+        "finalize",
         "quarantine",
         "quarantine list",
         "quarantine show",

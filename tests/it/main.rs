@@ -13,6 +13,7 @@ mod cron;
 mod dual;
 mod embedded;
 mod faults;
+mod finalize;
 mod lock;
 mod mapping;
 mod mirror;
