@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 use sqlx::migrate::{Migration, Migrator};
 use sqlx::{Connection, PgConnection};
 
+use crate::layout::Layout;
+
 /// The record of applied migrations.
 pub const TABLE: &str = "bridge._sqlx_migrations";
 
@@ -56,6 +58,9 @@ pub enum MigrateError {
         /// Files that have not been applied.
         files: Vec<String>,
     },
+    /// `bridge finalize` has taken away what the migrations made, and the record of them.
+    #[error("the move is over: PostgreSQL alone holds the scheduler's records, without what this command needs")]
+    Over,
     /// Another run did not finish in time.
     #[error("another process has been migrating this database for more than {LOCK_WAIT_SECONDS} s")]
     Locked {
@@ -85,12 +90,13 @@ impl MigrateError {
     pub fn answer(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Locked { source } | Self::Apply { source, .. } | Self::Query { source, .. } => Some(source),
-            Self::Changed { .. } | Self::Newer { .. } | Self::Dirty { .. } | Self::Pending { .. } => None,
+            Self::Changed { .. } | Self::Newer { .. } | Self::Dirty { .. } | Self::Pending { .. } | Self::Over => None,
         }
     }
 }
 
-/// Applies what is missing. Changes nothing, and needs no privilege to create, when nothing is missing.
+/// Applies what is missing. Changes nothing, and needs no privilege to create, when nothing is missing. Once the move is
+/// over ([`MigrateError::Over`]) the tables are the scheduler's alone.
 ///
 /// Cancel-safe: a dropped run is rolled back.
 pub async fn run(connection: &mut PgConnection) -> Result<Applied, MigrateError> {
@@ -99,7 +105,7 @@ pub async fn run(connection: &mut PgConnection) -> Result<Applied, MigrateError>
 
 /// Whether every migration has been applied, unchanged. Reads only.
 ///
-/// Answers [`MigrateError::Pending`] when some have not.
+/// Answers [`MigrateError::Pending`] when some have not, [`MigrateError::Over`] when there is nothing left of the move.
 pub async fn check(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let state = State::read(&EMBEDDED, connection).await?;
     if state.pending.is_empty() { Ok(()) } else { Err(MigrateError::Pending { files: state.pending }) }
@@ -204,7 +210,10 @@ impl State {
             .await
             .map_err(query(attempted))?;
         if !exists {
-            return Ok(Vec::new());
+            return match Layout::of(connection).await.map_err(query(attempted))? {
+                Layout::Moving => Ok(Vec::new()),
+                Layout::Final => Err(MigrateError::Over),
+            };
         }
         sqlx::query_as("select version, success, checksum from bridge._sqlx_migrations order by version")
             .fetch_all(connection)
@@ -228,8 +237,8 @@ fn file_of(migrator: &Migrator, version: i64) -> String {
     migrator.iter().find(|migration| migration.version == version).map_or_else(|| version.to_string(), file)
 }
 
-/// The first 8 bytes, big-endian, of the namespace's SHA-256.
-fn lock_id() -> i64 {
+/// The id of the lock: the first 8 bytes, big-endian, of the SHA-256 of its namespace.
+pub fn lock_id() -> i64 {
     let digest: [u8; 32] = Sha256::digest(LOCK_NAMESPACE).into();
     let [a, b, c, d, e, f, g, h, ..] = digest;
     i64::from_be_bytes([a, b, c, d, e, f, g, h])

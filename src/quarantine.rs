@@ -20,13 +20,15 @@ pub struct Entry {
     pub bytes: i64,
     /// When it was quarantined first.
     pub quarantined_at: DateTime<Utc>,
+    /// When an operator accepted that PostgreSQL does without it.
+    pub accepted_at: Option<DateTime<Utc>>,
 }
 
 /// The quarantined documents of `entities`, by collection and key.
 pub async fn list(target: &Target, entities: &[&'static Entity]) -> Result<Vec<Entry>, TargetError> {
     let names: Vec<_> = entities.iter().map(|entity| entity.name).collect();
     sqlx::query_as(
-        "select collection, id, reason, octet_length(document)::bigint as bytes, quarantined_at
+        "select collection, id, reason, octet_length(document)::bigint as bytes, quarantined_at, accepted_at
         from bridge.quarantine where collection = any($1) order by collection, id",
     )
     .bind(names)
@@ -44,4 +46,16 @@ pub async fn document(target: &Target, entity: &Entity, id: &str) -> Result<Opti
         .fetch_optional(target.pool())
         .await
         .map_err(|error| TargetError::of(format!("read quarantined document {id} of {}", entity.name), error))
+}
+
+/// Accepts that PostgreSQL does without the document that is quarantined under exactly this key; whether nobody had
+/// accepted it before. It stands as long as the document does: a newer version has to be accepted anew.
+pub async fn accept(target: &Target, entity: &Entity, id: &str) -> Result<bool, TargetError> {
+    let accepted = sqlx::query(
+        "update bridge.quarantine set accepted_at = clock_timestamp()
+        where collection = $1 and id = $2 and accepted_at is null",
+    );
+    let accepted = accepted.bind(entity.name).bind(id).execute(target.pool()).await;
+    let failed = |error| TargetError::of(format!("accept quarantined document {id} of {}", entity.name), error);
+    Ok(accepted.map_err(failed)?.rows_affected() == 1)
 }

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row, ValueRef};
 
+use crate::layout::Layout;
 use crate::migrate::{self, MigrateError};
 use crate::secret::Secrets;
 
@@ -180,7 +181,13 @@ impl Target {
         &self.pool
     }
 
-    /// Refuses a database in which not every migration has run.
+    /// How the scheduler's tables are laid out.
+    pub async fn layout(&self) -> Result<Layout, TargetError> {
+        let layout = Layout::of(&self.pool).await;
+        layout.map_err(|source| TargetError::of("look how the scheduler's tables are laid out", source))
+    }
+
+    /// Refuses a database in which not every migration has run, or that needs none since the move is over.
     pub async fn require_schema(&self) -> Result<(), TargetError> {
         let mut connection = self.pool.acquire().await.map_err(|source| TargetError::of("connect", source))?;
         migrate::check(&mut connection).await.map_err(|source| TargetError::Schema { source })

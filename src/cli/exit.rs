@@ -206,13 +206,15 @@ fn answer_hint(error: &sqlx::Error) -> &'static str {
 
 impl From<MigrateError> for Failure {
     fn from(error: MigrateError) -> Self {
-        Self::of(Exit::Target, &error).hint(migrate_hint(&error))
+        let exit = if matches!(error, MigrateError::Over) { Exit::Refused } else { Exit::Target };
+        Self::of(exit, &error).hint(migrate_hint(&error))
     }
 }
 
 fn migrate_hint(error: &MigrateError) -> &'static str {
     match error {
         MigrateError::Pending { .. } => "run `bridge migrate`",
+        MigrateError::Over => "nothing is left to do: `bridge finalize` has ended the move",
         MigrateError::Changed { .. } => {
             "use the program that applied it, or restore the file's text (git checkout); changes to the schema go into a \
              new file"

@@ -7,6 +7,7 @@ mod context;
 mod demo;
 pub mod escape;
 mod exit;
+mod finalize;
 mod follow;
 mod log;
 mod migrate;
@@ -18,6 +19,7 @@ mod repair;
 mod settings;
 mod signal;
 mod simulate;
+mod status;
 mod stray;
 mod summary;
 mod switch;
@@ -63,8 +65,12 @@ enum Command {
     Mirror(mirror::MirrorArgs),
     /// Compare both stores, document by document
     Verify(verify::VerifyArgs),
+    /// Show where the move stands: phase, mirror, quarantine, verification, and which phase may follow
+    Status(status::StatusArgs),
     /// Turn to another phase: make the other store the primary, or let writes follow there
     Switch(switch::SwitchArgs),
+    /// End the move after phase postgres: take away what exists only for it; there is no way back
+    Finalize(finalize::FinalizeArgs),
     /// Look at the documents that could not become a row
     Quarantine(quarantine::QuarantineArgs),
     /// Look at what others wrote to MongoDB while it followed PostgreSQL
@@ -119,6 +125,8 @@ async fn dispatched(command: Command, context: &Context) -> Result<Exit, Failure
         Command::Backfill(args) => backfill::run(args, context).await,
         Command::Mirror(args) => mirror::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
+        Command::Status(args) => status::run(&args, context).await,
+        Command::Finalize(args) => finalize::run(&args, context).await,
         Command::Switch(args) => switch::run(args, context).await,
         Command::Quarantine(args) => quarantine::run(args, context).await,
         Command::Stray(args) => stray::run(args, context).await,

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use bson::raw::RawBsonRef;
 use bson::{Bson, RawDocument};
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -42,6 +42,15 @@ pub(super) enum QuarantineCommand {
         #[arg(value_name = "ID")]
         id: String,
     },
+    /// Accept that PostgreSQL does without a document: the gate does not stop at it until it changes
+    Accept {
+        /// The document's collection
+        #[arg(value_name = "COLLECTION", value_parser = collection())]
+        collection: &'static Entity,
+        /// The document's id, as `quarantine list` prints it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
 }
 
 pub(super) async fn run(args: QuarantineArgs, context: &Context) -> Result<Exit, Failure> {
@@ -50,6 +59,7 @@ pub(super) async fn run(args: QuarantineArgs, context: &Context) -> Result<Exit,
         match args.command {
             QuarantineCommand::List { collections } => list(&target, &collections, context).await,
             QuarantineCommand::Show { collection, id } => show(&target, collection, &id, context).await,
+            QuarantineCommand::Accept { collection, id } => accept(&target, collection, &id, context).await,
         }
     };
     context.until_stopped(done).await
@@ -65,35 +75,50 @@ async fn list(target: &Target, collections: &[&'static Entity], context: &Contex
 
 fn text(entries: &[Entry]) -> String {
     let Some(first) = entries.first() else { return "the quarantine is empty".to_owned() };
-    let mut table = table(&["collection", "id", "reason", "when"], 0);
+    let mut table = table(&["collection", "id", "reason", "when", "accepted"], 0);
     for entry in entries {
-        table.add_row([&*entry.collection, &escape(&entry.id), &escape(&entry.reason), &when(entry)]);
+        let accepted = entry.accepted_at.map_or("no".to_owned(), when);
+        let quarantined = when(entry.quarantined_at);
+        table.add_row([&*entry.collection, &escape(&entry.id), &escape(&entry.reason), &quarantined, &accepted]);
     }
     let next = format!("bridge quarantine show {} '{}'", first.collection, escape(&first.id));
     format!("{table}\n{} documents; to see one: {next}", entries.len())
 }
 
-fn when(entry: &Entry) -> String {
-    entry.quarantined_at.to_rfc3339_opts(SecondsFormat::Secs, true)
+fn when(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 fn object(entry: &Entry) -> Value {
     json!({
         "collection": entry.collection, "id": entry.id, "reason": entry.reason, "bytes": entry.bytes,
-        "quarantined_at": when(entry),
+        "quarantined_at": when(entry.quarantined_at), "accepted_at": entry.accepted_at.map(when),
     })
 }
 
+/// The one of that id. An id is printed escaped, and may be given back that way.
+async fn meant(target: &Target, entity: &'static Entity, id: &str) -> Result<Entry, Failure> {
+    let mut entries = quarantine::list(target, &[entity]).await?;
+    let exact = entries.iter().position(|entry| entry.id == id);
+    let place = exact.or_else(|| entries.iter().position(|entry| escape(&entry.id) == id));
+    place.map(|place| entries.swap_remove(place)).ok_or_else(|| none(entity, id))
+}
+
+async fn accept(target: &Target, entity: &'static Entity, id: &str, context: &Context) -> Result<Exit, Failure> {
+    let entry = meant(target, entity, id).await?;
+    let is_new = quarantine::accept(target, entity, &entry.id).await?;
+    let accepted = if is_new { "accepted" } else { "was accepted before" };
+    context.output.text(&format!("{accepted}: {} {}", entity.name, escape(&entry.id)))?;
+    context.output.object(&json!({ "accepted": u8::from(is_new), "collection": entity.name, "id": entry.id }))?;
+    Ok(Exit::Clean)
+}
+
 async fn show(target: &Target, entity: &'static Entity, id: &str, context: &Context) -> Result<Exit, Failure> {
-    let entries = quarantine::list(target, &[entity]).await?;
-    // An id is printed escaped, and may be given back that way.
-    let exact = entries.iter().find(|entry| entry.id == id);
-    let entry =
-        exact.or_else(|| entries.iter().find(|entry| escape(&entry.id) == id)).ok_or_else(|| none(entity, id))?;
+    let entry = meant(target, entity, id).await?;
     let bytes = quarantine::document(target, entity, &entry.id).await?.ok_or_else(|| none(entity, id))?;
     let document = readable(&bytes);
-    context.output.text(&whole(entry, document.as_ref(), &bytes))?;
-    let mut shown = object(entry);
+    context.output.text(&whole(&entry, document.as_ref(), &bytes))?;
+    let mut shown = object(&entry);
     match document {
         Some(document) => shown["document"] = document,
         None => shown["bson"] = hex(&bytes).into(),

@@ -14,6 +14,7 @@ use super::escape::escape;
 use super::{Context, Exit, Failure, Settings, signal};
 use crate::connect::{Backends, ConnectError, Connected};
 use crate::fence::FenceError;
+use crate::layout::Layout;
 use crate::lock::{LockError, Locks, MongoLocks, PostgresLocks};
 use crate::scheduler::{Error, Scheduler};
 use crate::simulate::check::{Findings, check};
@@ -81,21 +82,27 @@ pub(super) async fn run(args: SimulateArgs, context: &Context) -> Result<Exit, F
                 let url = context.settings.postgres_url()?;
                 let connections = args.planners + args.workers + 2;
                 let target = Target::open_prepared(url, connections).await?;
-                target.require_schema().await?;
+                let layout = target.layout().await?;
+                if layout == Layout::Moving {
+                    target.require_schema().await?;
+                }
                 let (locks, task) = PostgresLocks::open(url).await.map_err(of_lock)?;
-                Ok(Opened::Postgres(PostgresStore::new(target.pool().clone()), locks, task))
+                Ok(Opened::Postgres(PostgresStore::laid_out(target.pool().clone(), layout), locks, task))
             }
             Place::Phase => {
                 let hangups = signal::hangups()?;
-                let mongo = (context.settings.mongo_url()?.clone(), context.settings.mongo_database.clone());
+                let database = || context.settings.mongo_database.clone();
+                let mongo = context.settings.mongo_url().ok().map(|url| (url.clone(), database()));
                 let postgres = context.settings.postgres_url()?.clone();
                 let settings = context.settings.backend();
-                let backends = Backends { mongo: Some(mongo), postgres: Some(postgres), settings };
-                // What an application's database has already: the indexes that serve its queries.
-                let source = context.source().await?;
-                let store = MongoStore::new(source.client().clone(), source.database().clone(), FIRST_EPOCH);
-                store.create_indexes().await.map_err(|error| of_store(args.store, error.into()))?;
+                let backends = Backends { mongo, postgres: Some(postgres), settings };
                 let connected = Scheduler::connect(&backends).await.map_err(of_connection)?;
+                if connected.layout() == Layout::Moving {
+                    // What an application's database has already: the indexes that serve its queries.
+                    let source = context.source().await?;
+                    let store = MongoStore::new(source.client().clone(), source.database().clone(), FIRST_EPOCH);
+                    store.create_indexes().await.map_err(|error| of_store(args.store, error.into()))?;
+                }
                 Ok(Opened::Phase(Box::new(connected), hangups))
             }
         }

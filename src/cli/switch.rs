@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
+use comfy_table::Table;
 use serde_json::json;
 
 use super::escape::escape;
@@ -136,13 +137,18 @@ fn options(args: &SwitchArgs) -> Options {
 }
 
 fn gate(transition: Transition, conditions: &[Condition], processes: usize) -> String {
+    let (Transition { from, to }, table) = (transition, listed(conditions));
+    format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{table}")
+}
+
+/// What must be so, and what was found.
+pub(super) fn listed(conditions: &[Condition]) -> Table {
     let mut table = table(&["condition", "", "found", "limit"], 0);
     for condition in conditions {
         let met = if condition.met { "met" } else { "NOT MET" };
         table.add_row([&condition.name, met, &*escape(&condition.found), &condition.limit]);
     }
-    let Transition { from, to } = transition;
-    format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{table}")
+    table
 }
 
 fn told(step: &Step, context: &Context) {

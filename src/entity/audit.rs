@@ -15,6 +15,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("occurredAt", "occurred_at", Kind::Instant),
         Field::new("actor", "actor", Kind::Json),
         Field::new("entityId", "entity_id", Kind::Name),
+        // No references: a record outlives what it is about.
         Field::new("scheduleId", "schedule_id", Kind::Name),
         Field::new("runId", "run_id", Kind::Name),
         Field::new("correlationId", "correlation_id", Kind::Name),

@@ -11,7 +11,7 @@ pub(super) const ENTITY: Entity = Entity {
     key: KeyType::ObjectId,
     fields: &[
         Field::required("tenantId", "tenant_id", Kind::Name),
-        Field::new("runId", "run_id", Kind::Name),
+        Field::new("runId", "run_id", Kind::Name).refers_to("runs"),
         Field::new("sequence", "sequence", Kind::Int64),
         Field::new("level", "level", Kind::Name),
         Field::new("eventType", "event_type", Kind::Name),

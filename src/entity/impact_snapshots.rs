@@ -13,7 +13,7 @@ pub(super) const ENTITY: Entity = Entity {
     fields: &[
         Field::new("schemaVersion", "schema_version", Kind::Name),
         Field::required("tenantId", "tenant_id", Kind::Name),
-        Field::new("runId", "run_id", Kind::Name),
+        Field::new("runId", "run_id", Kind::Name).refers_to("runs"),
         Field::new("selector", "selector", Kind::Json),
         Field::new("images", "images", Kind::Json),
         Field::new("usageOnly", "usage_only", Kind::Bool),

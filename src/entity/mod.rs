@@ -117,22 +117,30 @@ pub struct Field {
     pub presence: Presence,
     /// Further field names of older writers, accepted when `name` is absent.
     pub older: &'static [&'static str],
+    /// The entity whose key it holds, where the scheduler never writes one without the other. Enforced once the move is
+    /// over: while it lasts, rows come in any order.
+    pub parent: Option<&'static str>,
 }
 
 impl Field {
     /// A field that a row can do without; the column is nullable.
     pub const fn new(name: &'static str, column: &'static str, kind: Kind) -> Self {
-        Self { name, column, kind, presence: Presence::Optional, older: &[] }
+        Self { name, column, kind, presence: Presence::Optional, older: &[], parent: None }
     }
 
     /// A field without which there is no row: a document that lacks it is quarantined. The column is `not null`.
     pub const fn required(name: &'static str, column: &'static str, kind: Kind) -> Self {
-        Self { name, column, kind, presence: Presence::Required, older: &[] }
+        Self { name, column, kind, presence: Presence::Required, older: &[], parent: None }
     }
 
     /// Every field name that fills the column, the newest first.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
         [self.name, self.column].into_iter().chain(self.older.iter().copied())
+    }
+
+    /// The same field, which holds a key of `parent`.
+    pub const fn refers_to(self, parent: &'static str) -> Self {
+        Self { parent: Some(parent), ..self }
     }
 
     /// The same field with further names that older writers gave it.

@@ -30,6 +30,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("mode", "mode", Kind::Word(&MODE)),
         Field::new("priority", "priority", Kind::Word(&PRIORITY)),
         Field::required("status", "status", Kind::Word(&STATUS)),
+        // No reference: it is the engine's own run, by the id that it gave when the job was submitted.
         Field::new("runId", "run_id", Kind::Name),
         Field::new("requestedBy", "requested_by", Kind::Name),
         Field::new("correlationId", "correlation_id", Kind::Name),

@@ -10,7 +10,7 @@ pub(super) const ENTITY: Entity = Entity {
     key: KeyType::Text,
     fields: &[
         Field::required("tenantId", "tenant_id", Kind::Name),
-        Field::new("scheduleId", "schedule_id", Kind::Name),
+        Field::new("scheduleId", "schedule_id", Kind::Name).refers_to("schedules"),
         Field::new("lastRun", "last_run", Kind::Json),
         Field::new("recent", "recent", Kind::Json),
         Field::new("counters", "counters", Kind::Json),

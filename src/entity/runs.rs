@@ -16,7 +16,7 @@ pub(super) const ENTITY: Entity = Entity {
     fields: &[
         Field::new("schemaVersion", "schema_version", Kind::Name),
         Field::required("tenantId", "tenant_id", Kind::Name),
-        Field::new("scheduleId", "schedule_id", Kind::Name),
+        Field::new("scheduleId", "schedule_id", Kind::Name).refers_to("schedules"),
         Field::new("trigger", "trigger", Kind::Name),
         Field::required("state", "state", Kind::Word(&STATE)),
         Field::new("stats", "stats", Kind::Json),
@@ -26,6 +26,7 @@ pub(super) const ENTITY: Entity = Entity {
         Field::new("finishedAt", "finished_at", Kind::Instant),
         Field::new("error", "error", Kind::Text),
         Field::new("deltas", "deltas", Kind::Json),
+        // No reference: the run that was repeated may be cleared away before its repetition.
         Field::new("retryOf", "retry_of", Kind::Name),
         Field::new("updatedAt", "updated_at", Kind::Instant),
     ],

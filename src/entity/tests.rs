@@ -118,6 +118,27 @@ fn only_tenant_and_state_are_required() {
 }
 
 #[test]
+fn a_reference_is_to_an_entity_that_comes_before_in_the_list() {
+    let place = |name: &str| ENTITIES.iter().position(|entity| entity.name == name);
+    let mut found = Vec::new();
+    for entity in ENTITIES {
+        for (field, parent) in entity.fields.iter().filter_map(|field| Some((field, field.parent?))) {
+            // A transaction puts rows in the order of the list, and each must find its parent.
+            assert!(place(parent).unwrap() < place(entity.name).unwrap(), "{}.{}", entity.name, field.name);
+            found.push(format!("{}.{} {parent}", entity.name, field.column));
+        }
+    }
+    let expected = [
+        "triggers.schedule_id schedules",
+        "runs.schedule_id schedules",
+        "impact_snapshots.run_id runs",
+        "execution_logs.run_id runs",
+        "run_summaries.schedule_id schedules",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn no_name_stands_for_two_fields() {
     for entity in ENTITIES {
         let mut seen = BTreeSet::from(["_id", "id", "residue", "epoch", "clock"]);

@@ -15,7 +15,7 @@ pub(super) const ENTITY: Entity = Entity {
     key: KeyType::Text,
     fields: &[
         Field::required("tenantId", "tenant_id", Kind::Name),
-        Field::new("scheduleId", "schedule_id", Kind::Name),
+        Field::new("scheduleId", "schedule_id", Kind::Name).refers_to("schedules"),
         Field::new("kind", "kind", Kind::Word(&KIND)),
         Field::new("cronExpression", "cron_expression", Kind::Text),
         Field::new("timezone", "timezone", Kind::Name),

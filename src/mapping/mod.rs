@@ -25,6 +25,10 @@ use crate::entity::Entity;
 const SET: &str = "set";
 const UNSET: &str = "unset";
 
+/// The columns that every table has for the move alone, and that `bridge finalize` drops: what the others cannot reproduce
+/// of the document, and the stamp.
+pub const BRIDGE_COLUMNS: [&str; 3] = ["residue", "epoch", "clock"];
+
 /// The mapping of one entity.
 #[derive(Debug, Clone, Copy)]
 pub struct Mapping {
@@ -45,6 +49,6 @@ impl Mapping {
     /// The columns of a row, in order: key, fields, residue, stamp.
     pub fn columns(&self) -> impl Iterator<Item = &'static str> {
         let fields = self.entity.fields.iter().map(|field| field.column);
-        std::iter::once("id").chain(fields).chain(["residue", "epoch", "clock"])
+        std::iter::once("id").chain(fields).chain(BRIDGE_COLUMNS)
     }
 }

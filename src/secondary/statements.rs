@@ -119,7 +119,7 @@ fn gone(from: &str, [table, by_key]: [&str; 2], replaced: &str) -> String {
 }
 
 /// Quarantines document `$3` under collection `$1` and id `$2` for reason `$4` with stamp (`$5`, `$6`), unless something
-/// newer is known, and deletes the row of an older version.
+/// newer is known, and deletes the row of an older version. Whoever accepted the older version has not seen this one.
 pub fn quarantine(entity: &'static Entity, replaces: Replaces) -> String {
     let (name, replaced, stays) = (entity.name, replaces.replaced(), replaces.stays());
     format!(
@@ -137,7 +137,8 @@ pub fn quarantine(entity: &'static Entity, replaces: Replaces) -> String {
             select from scheduler.{name} t where t.id = s.id and (t.epoch, t.clock) {stays} (s.epoch, s.clock)
         ) and not exists (select from anchor a where (a.epoch, a.clock) > (s.epoch, s.clock))
         on conflict (collection, id) do update
-        set document = excluded.document, reason = excluded.reason, epoch = excluded.epoch, clock = excluded.clock
+        set document = excluded.document, reason = excluded.reason, epoch = excluded.epoch, clock = excluded.clock,
+            accepted_at = case when q.document = excluded.document then q.accepted_at end
         where (q.epoch, q.clock) {replaced} (excluded.epoch, excluded.clock)"
     )
 }

@@ -236,6 +236,36 @@ async fn the_quarantine_is_listed_and_shown_and_nothing_in_it_reaches_the_termin
     assert!(failure["hint"].as_str().is_some_and(|hint| hint.contains("quarantine list locks")), "{failure}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_document_is_accepted_until_another_version_of_it_comes() {
+    let bed = Bed::new().await;
+    let runs = bed.database.collection::<Document>("runs");
+    let (hostile, escaped) = ("\u{1b}run", r"\u{1b}run");
+    let bad = |number: i32| doc! { "_id": hostile, "state": "odd", "number": number };
+    runs.insert_many([bad(1), doc! { "_id": "other", "state": "odd" }]).await.expect("insert");
+    object(&bed, &["backfill"], 0).await;
+    let open = "select count(*) from bridge.quarantine where accepted_at is null";
+    assert_eq!(object(&bed, &["quarantine", "accept", "runs", escaped], 0).await["accepted"], 1);
+    assert_eq!(object(&bed, &["quarantine", "accept", "runs", hostile], 0).await["accepted"], 0);
+    assert_eq!(count(&bed, open).await, 1);
+    let listed = object(&bed, &["quarantine", "list", "runs"], 0).await;
+    assert!(listed["quarantined"][0]["accepted_at"].is_string(), "{listed}");
+    assert!(listed["quarantined"][1]["accepted_at"].is_null(), "{listed}");
+
+    // The same document under a newer stamp is what was accepted; another document is not.
+    object(&bed, &["backfill"], 0).await;
+    assert_eq!(count(&bed, open).await, 1);
+    runs.replace_one(doc! { "_id": hostile }, bad(2)).await.expect("replace");
+    object(&bed, &["backfill"], 0).await;
+    assert_eq!(count(&bed, open).await, 2);
+    let text = said(bed.bridge(&["quarantine", "accept", "runs", hostile]), 0).await;
+    assert_eq!(text, format!("accepted: runs {escaped}\n"));
+    assert_eq!(count(&bed, open).await, 1);
+
+    let failure = object(&bed, &["quarantine", "accept", "locks", "other"], 2).await;
+    assert!(failure["hint"].as_str().is_some_and(|hint| hint.contains("quarantine list locks")), "{failure}");
+}
+
 /// A user of MongoDB with one role, on one database: the URL.
 async fn reader_and_writer(server: &MongoServer, database: &str) -> String {
     let client = mongodb::Client::with_uri_str(server.url()).await.expect("open MongoDB");

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::statements::{self, Overdue};
 use super::{Deadline, PostgresHeld, pooler};
+use crate::layout::Layout;
 use crate::lock::{ANSWER_WAIT, Given, LockError, LockKey, owner};
 
 /// How many requests are served together.
@@ -77,6 +78,7 @@ pub struct Keeper {
 struct Session {
     connection: PgConnection,
     owner: String,
+    layout: Layout,
 }
 
 type Take = (
@@ -159,7 +161,10 @@ impl Keeper {
         let keys: Vec<_> =
             wanted.iter().map(|(key, (lease, given), ..)| (key.clone(), millis(*lease), given.clone())).collect();
         let taken = match self
-            .speak(async |session| statements::take(&mut session.connection, &keys, &session.owner).await)
+            .speak(async |session| {
+                let Session { connection, owner, layout } = session;
+                statements::take(connection, *layout, &keys, owner).await
+            })
             .await
         {
             Ok(taken) => taken.into_iter().collect::<HashMap<String, i64>>(),
@@ -224,7 +229,10 @@ impl Keeper {
         }
         let millis = millis(lease);
         match self
-            .speak(async |session| statements::renew(&mut session.connection, key, token, millis, given).await)
+            .speak(async |session| {
+                let connection = (&mut session.connection, session.layout);
+                statements::renew(connection, key, token, millis, given).await
+            })
             .await
         {
             Ok(true) => {
@@ -304,7 +312,9 @@ impl Keeper {
             .fetch_one(&mut connection)
             .await
             .map_err(|error| unavailable("ask PostgreSQL for the session's process", error))?;
-        self.session = Some(Session { connection, owner: format!("{}#{pid}", self.instance) });
+        let layout = Layout::of(&mut connection).await;
+        let layout = layout.map_err(|error| unavailable("ask PostgreSQL how its tables are laid out", error))?;
+        self.session = Some(Session { connection, owner: format!("{}#{pid}", self.instance), layout });
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, FromRow, Row};
 
+use crate::layout::Layout;
 use crate::lock::{Given, LockKey};
 
 /// Takes those of `keys` that nobody holds, each with its lease and what another store has given for it; the tokens of
@@ -14,6 +15,7 @@ use crate::lock::{Given, LockKey};
 /// `on conflict` sees the newest version of the row, whatever snapshot the statement has.
 pub async fn take(
     connection: &mut PgConnection,
+    layout: Layout,
     keys: &[(LockKey, i64, Option<Given>)],
     owner: &str,
 ) -> sqlx::Result<Vec<(String, i64)>> {
@@ -30,22 +32,34 @@ pub async fn take(
             "unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[])"
         }
     };
+    // What the move needs of a row, and what is set of it when the lock had one.
+    let [columns, values, fence, set] = match layout {
+        Layout::Moving => [
+            ", epoch, clock",
+            ", f.epoch, nextval('bridge.clock')",
+            ", bridge.fence f",
+            &format!(
+                ", residue = case when {is_known} then l.residue end,
+            epoch = case when {is_known} then l.epoch else excluded.epoch end,
+            clock = case when {is_known} then l.clock else excluded.clock end"
+            ),
+        ],
+        Layout::Final => [""; 4],
+    };
     let sql = format!(
         "with asked as materialized (
             select id, lease, least_token, owner, acquired_at, expires_at, pg_try_advisory_lock(advisory) as held,
                 date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') as now
             from {wanted} as u (id, advisory, lease, least_token, owner, acquired_at, expires_at)
         )
-        insert into scheduler.locks as l (id, owner, token, acquired_at, expires_at, epoch, clock)
+        insert into scheduler.locks as l (id, owner, token, acquired_at, expires_at{columns})
         select a.id, coalesce(a.owner, $1), a.least_token, coalesce(a.acquired_at, a.now),
-            coalesce(a.expires_at, a.now + a.lease * interval '1 millisecond'), f.epoch, nextval('bridge.clock')
-        from asked a, bridge.fence f
+            coalesce(a.expires_at, a.now + a.lease * interval '1 millisecond'){values}
+        from asked a{fence}
         where a.held
         on conflict (id) do update
         set owner = excluded.owner, token = greatest(coalesce(l.token, 0) + case when {is_known} then 0 else 1 end, excluded.token),
-            acquired_at = excluded.acquired_at, expires_at = excluded.expires_at, residue = case when {is_known} then l.residue end,
-            epoch = case when {is_known} then l.epoch else excluded.epoch end,
-            clock = case when {is_known} then l.clock else excluded.clock end
+            acquired_at = excluded.acquired_at, expires_at = excluded.expires_at{set}
         returning l.id, l.token"
     );
     let query = sqlx::query_as(AssertSqlSafe(sql)).bind(owner);
@@ -85,27 +99,35 @@ pub async fn let_go(connection: &mut PgConnection, advisories: &[i64]) -> sqlx::
 /// Begins a lease anew, or as another store has. That the lock is held is shown by the session, which is the one that took
 /// it; only a greater token shows that it is not. A smaller one is what the mirror has brought late. Answers whether it did.
 pub async fn renew(
-    connection: &mut PgConnection,
+    (connection, layout): (&mut PgConnection, Layout),
     key: &LockKey,
     token: i64,
     lease: i64,
     given: Option<&Given>,
 ) -> sqlx::Result<bool> {
-    let renewed = sqlx::query(
+    let [set, fence] = match layout {
+        Layout::Moving => [
+            ", epoch = case when $4::timestamptz is null then f.epoch else l.epoch end,
+            clock = case when $4::timestamptz is null then nextval('bridge.clock') else l.clock end",
+            "from bridge.fence f",
+        ],
+        Layout::Final => [""; 2],
+    };
+    let sql = format!(
         "update scheduler.locks l
         set expires_at = coalesce($4::timestamptz,
                 date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') + $3 * interval '1 millisecond'),
-            token = $2, epoch = case when $4::timestamptz is null then f.epoch else l.epoch end,
-            clock = case when $4::timestamptz is null then nextval('bridge.clock') else l.clock end
-        from bridge.fence f
-        where l.id = $1 and coalesce(l.token, 0) <= $2",
-    )
-    .bind(key.id())
-    .bind(token)
-    .bind(lease)
-    .bind(given.map(|given| given.expires_at))
-    .execute(connection)
-    .await?;
+            token = $2{set}
+        {fence}
+        where l.id = $1 and coalesce(l.token, 0) <= $2"
+    );
+    let renewed = sqlx::query(AssertSqlSafe(sql))
+        .bind(key.id())
+        .bind(token)
+        .bind(lease)
+        .bind(given.map(|given| given.expires_at))
+        .execute(connection)
+        .await?;
     Ok(renewed.rows_affected() == 1)
 }
 

@@ -23,6 +23,7 @@ use self::shadow::{Findings, Read, Shadow};
 use super::{Address, After, Change, MongoStore, Page, PostgresStore, Query, Store, StoreError, Stored, attempted};
 use crate::entity::Entity;
 use crate::fence::gate::{Gate, Turn};
+use crate::layout::Layout;
 use crate::mapping::Key;
 use crate::phase::{Backend, Phase};
 
@@ -81,8 +82,8 @@ pub struct Parts {
     pub gate: Gate,
     /// MongoDB, if the application knows it still.
     pub mongo: Option<(Client, Database)>,
-    /// PostgreSQL, if the application knows it already.
-    pub postgres: Option<PgPool>,
+    /// PostgreSQL, if the application knows it already, and how its tables are laid out.
+    pub postgres: Option<(PgPool, Layout)>,
     /// What may be changed later.
     pub tuning: Tuning,
 }
@@ -95,10 +96,11 @@ impl DualStore {
     pub fn new(parts: Parts) -> Self {
         let Parts { gate, mongo, postgres, tuning } = parts;
         let tuning = watch::Sender::new(tuning);
-        let follower = postgres.clone().map(|pool| Follower::new(pool, tuning.subscribe()));
+        let follower = postgres.clone().map(|(pool, _)| Follower::new(pool, tuning.subscribe()));
         let both = mongo.clone().zip(postgres.as_ref());
-        let shadow = both.map(|(mongo, pool)| Shadow::start(gate.clone(), mongo, pool, tuning.subscribe()));
-        let (postgres, primary) = (postgres.map(PostgresStore::new), Mutex::new(None));
+        let shadow = both.map(|(mongo, (pool, _))| Shadow::start(gate.clone(), mongo, pool, tuning.subscribe()));
+        let (postgres, primary) =
+            (postgres.map(|(pool, layout)| PostgresStore::laid_out(pool, layout)), Mutex::new(None));
         Self { inside: Arc::new(Inside { gate, mongo, postgres, follower, shadow, tuning, primary }) }
     }
 

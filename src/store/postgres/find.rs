@@ -17,7 +17,7 @@ use crate::store::{Page, StoreError, Stored};
 /// page.
 pub fn statement(prefix: &str, query: &Query, columns: &str) -> Result<QueryBuilder<Postgres>, StoreError> {
     let mut sql =
-        QueryBuilder::new(format!("{prefix}select {columns} from scheduler.{} where true", query.entity.name));
+        QueryBuilder::new(format!("{prefix}select {columns} from scheduler.{} t where true", query.entity.name));
     for filter in &query.filters {
         push_filter(&mut sql, query, filter);
     }

@@ -5,6 +5,7 @@ use bson::RawDocumentBuf;
 use super::arrays::{Array, Element, INT4, INT8, TEXT};
 use super::statements;
 use crate::entity::{ENTITIES, Entity};
+use crate::layout::Layout;
 use crate::mapping::{Mapping, tuple};
 use crate::stamp::Stamp;
 use crate::store::{Address, Change, Guard, StoreError, Stored};
@@ -42,14 +43,14 @@ impl Group {
     /// The statement of those of `changes` that are at `indices`, which all do `operation` to `entity`.
     pub fn of(
         changes: &[Change],
-        operation: Operation,
-        entity: &'static Entity,
+        layout: Layout,
+        (operation, entity): (Operation, &'static Entity),
         indices: Vec<usize>,
     ) -> Result<Self, StoreError> {
         let mut group = Self { operation, entity, indices, set: Vec::new(), arrays: Vec::new() };
         match operation {
-            Operation::Insert => group.push_new(changes)?,
-            Operation::Update => group.push_changed(changes)?,
+            Operation::Insert => group.push_new(changes, layout)?,
+            Operation::Update => group.push_changed(changes, layout)?,
             Operation::Delete | Operation::Check => {
                 let keys = group.changes(changes).map(|change| change.address().key.text());
                 let mut ids = Array::new(TEXT);
@@ -66,12 +67,12 @@ impl Group {
     }
 
     /// Only what is not null: most rows lack what few have.
-    fn push_new(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    fn push_new(&mut self, changes: &[Change], layout: Layout) -> Result<(), StoreError> {
         let mut rows = Vec::with_capacity(self.indices.len());
         let mut filled = vec![false; self.entity.fields.len() + 2];
         for change in self.changes(changes) {
             if let Change::Put { address, document, .. } = change {
-                let row = encoded(address, document)?;
+                let row = encoded(address, document, layout)?;
                 note(&row, &mut filled, |_, value| value.is_some());
                 rows.push(row);
             }
@@ -81,12 +82,13 @@ impl Group {
     }
 
     /// Only what differs from the documents that are replaced: the guard says that these are what the rows are made of.
-    fn push_changed(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    fn push_changed(&mut self, changes: &[Change], layout: Layout) -> Result<(), StoreError> {
         let mut rows = Vec::with_capacity(self.indices.len());
         let mut differs = vec![false; self.entity.fields.len() + 2];
         for change in self.changes(changes) {
             if let Change::Put { address, document, guard: Guard::Unchanged(held) } = change {
-                let (before, row) = (encoded(address, &held.document).unwrap_or_default(), encoded(address, document)?);
+                let before = encoded(address, &held.document, layout).unwrap_or_default();
+                let row = encoded(address, document, layout)?;
                 // What was no row differs in all.
                 let before = tuple::columns(&before).unwrap_or_default();
                 note(&row, &mut differs, |column, value| before.get(column) != Some(value));
@@ -126,7 +128,7 @@ impl Group {
 }
 
 /// The changes as few statements, each with its keys in order, so that two transactions lock rows in the same order.
-pub fn groups(changes: &[Change]) -> Result<Vec<Group>, StoreError> {
+pub fn groups(changes: &[Change], layout: Layout) -> Result<Vec<Group>, StoreError> {
     let place = |entity: &Entity| ENTITIES.iter().position(|other| *other == entity);
     let mut order: Vec<_> = changes.iter().enumerate().collect();
     order.sort_by_cached_key(|(_, change)| {
@@ -138,7 +140,8 @@ pub fn groups(changes: &[Change]) -> Result<Vec<Group>, StoreError> {
     };
     let group = |chunk: &[(usize, &Change)]| {
         let (_, first) = chunk[0];
-        Group::of(changes, operation(first), first.address().entity, chunk.iter().map(|(index, _)| *index).collect())
+        let indices = chunk.iter().map(|(index, _)| *index).collect();
+        Group::of(changes, layout, (operation(first), first.address().entity), indices)
     };
     order.chunk_by(same).map(group).collect()
 }
@@ -161,14 +164,17 @@ fn held(change: &Change) -> Option<&Stored> {
     }
 }
 
-/// The tuple of the row of `document`.
-fn encoded(address: &Address, document: &RawDocumentBuf) -> Result<Vec<u8>, StoreError> {
+/// The tuple of the row of `document`. What its columns cannot reproduce is refused once there is no residue to keep it.
+fn encoded(address: &Address, document: &RawDocumentBuf, layout: Layout) -> Result<Vec<u8>, StoreError> {
     let mut row = Vec::new();
     let none = Stamp { epoch: 0, clock: 0 };
     let encoded = Mapping::new(address.entity).encode(document, none, &mut row);
     let refused = |reason| StoreError::Refused { address: address.clone(), reason };
-    encoded.map_err(|refusal| refused(refusal.reason))?;
-    Ok(row)
+    let encoded = encoded.map_err(|refusal| refused(refusal.reason))?;
+    match encoded.irregular.first() {
+        Some(field) if layout == Layout::Final => Err(refused(format!("no column holds its {field} exactly"))),
+        _ => Ok(row),
+    }
 }
 
 /// Notes in `set` for which columns of `row` `is_set` holds.

@@ -1,7 +1,8 @@
 //! PostgreSQL as the scheduler's store.
 //!
 //! Invariants: a row's stamp rises with every write of the row, since the clock is taken while the row is locked; a
-//! deletion leaves a tombstone with a stamp of its own. A single change is one statement and one round trip; several
+//! deletion leaves a tombstone with a stamp of its own. When the move is over there are neither stamps nor tombstones, and
+//! the transaction that wrote a row last says whether it is still the same. A single change is one statement and one round trip; several
 //! are one transaction.
 
 pub(crate) mod arrays;
@@ -25,6 +26,7 @@ use self::statements::{Statements, Terms};
 use super::{Address, After, Change, Page, Query, Store, StoreError, Stored, attempted, bounded};
 use crate::entity::{ENTITIES, Entity};
 use crate::fence::postgres::CLOSED;
+use crate::layout::Layout;
 use crate::mapping::{Key, Mapping};
 use crate::phase::Phase;
 use crate::target;
@@ -33,31 +35,48 @@ use crate::target;
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     sessions: Sessions,
+    terms: Terms,
     statements: Arc<HashMap<&'static str, Statements>>,
 }
 
 impl PostgresStore {
-    /// The tables that `pool` leads to; the schema must be there. The store has as many sessions as the pool may have,
-    /// beside those that others take from it.
+    /// The tables that `pool` leads to, while the move lasts; the schema must be there. The store has as many sessions as
+    /// the pool may have, beside those that others take from it.
     pub fn new(pool: PgPool) -> Self {
-        Self::with(Sessions::new(pool), Terms::default())
+        Self::laid_out(pool, Layout::Moving)
+    }
+
+    /// The same, laid out as they are.
+    pub fn laid_out(pool: PgPool, layout: Layout) -> Self {
+        let terms = match layout {
+            Layout::Moving => Terms::Moving { epoch: None, is_noted: false },
+            Layout::Final => Terms::Final,
+        };
+        Self::with(Sessions::new(pool), terms)
     }
 
     /// The same while MongoDB follows (phase `postgres-primary`): each write notes its keys in the outbox, in its own
     /// transaction, and the mirror brings MongoDB level from there.
     pub fn mirrored(pool: PgPool) -> Self {
-        Self::with(Sessions::new(pool), Terms { is_noted: true, ..Terms::default() })
+        Self::with(Sessions::new(pool), Terms::Moving { epoch: None, is_noted: true })
     }
 
     /// The same store with the same sessions, as the primary of `epoch`: every write holds the fence open at that epoch, or
-    /// fails with [`StoreError::Fenced`]. In phase `postgres-primary`, MongoDB follows.
+    /// fails with [`StoreError::Fenced`]. In phase `postgres-primary`, MongoDB follows. Once the move is over there is no
+    /// fence any more.
     pub fn primary(&self, phase: Phase, epoch: i32) -> Self {
-        Self::with(self.sessions.clone(), Terms { epoch: Some(epoch), is_noted: phase.is_mirrored() })
+        match self.terms {
+            Terms::Moving { .. } => {
+                let terms = Terms::Moving { epoch: Some(epoch), is_noted: phase.is_mirrored() };
+                Self::with(self.sessions.clone(), terms)
+            }
+            Terms::Final => self.clone(),
+        }
     }
 
     fn with(sessions: Sessions, terms: Terms) -> Self {
         let statements = ENTITIES.iter().map(|entity| (entity.name, Statements::new(entity, terms))).collect();
-        Self { sessions, statements: Arc::new(statements) }
+        Self { sessions, terms, statements: Arc::new(statements) }
     }
 
     /// The statement of `query` without its values, to `prepare` and `explain` it.

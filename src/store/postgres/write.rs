@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgRow};
 use sqlx::query::Query as Statement;
 use sqlx::{AssertSqlSafe, Connection, Postgres, Row};
 
 use super::group::{Group, Operation, groups};
-use super::{PostgresStore, refused, statements};
+use super::{PostgresStore, refused};
 use crate::entity::Entity;
 use crate::mapping::Key;
 use crate::stamp::Stamp;
@@ -35,7 +35,7 @@ impl From<sqlx::Error> for Stop<'_> {
 impl PostgresStore {
     pub(super) async fn write(&self, changes: &[Change]) -> Result<Vec<After>, StoreError> {
         check(changes)?;
-        let groups = groups(changes)?;
+        let groups = groups(changes, self.terms.layout())?;
         // One statement is a transaction of its own, as long as it can only do all or nothing.
         let stamps = match groups.as_slice() {
             [] => Stamps::new(),
@@ -54,14 +54,15 @@ impl PostgresStore {
     pub(super) async fn write_each(&self, changes: &[Change]) -> Result<Vec<Option<After>>, StoreError> {
         check(changes)?;
         let mut stamps = Stamps::new();
-        for group in groups(changes)? {
+        let layout = self.terms.layout();
+        for group in groups(changes, layout)? {
             match self.alone(&group, changes).await {
                 Ok(done) => stamps.extend(done),
                 Err(StoreError::Conflict { .. }) if group.indices.len() == 1 => {}
                 // One key of many is taken: each for itself then.
                 Err(StoreError::Conflict { .. }) => {
                     for index in &group.indices {
-                        let one = Group::of(changes, group.operation, group.entity, vec![*index])?;
+                        let one = Group::of(changes, layout, (group.operation, group.entity), vec![*index])?;
                         match self.alone(&one, changes).await {
                             Ok(done) => stamps.extend(done),
                             Err(StoreError::Conflict { .. }) => {}
@@ -77,7 +78,7 @@ impl PostgresStore {
 
     /// One statement as a transaction of its own; the stamps of the keys whose guards held.
     async fn alone(&self, group: &Group, changes: &[Change]) -> Result<Stamps, StoreError> {
-        let failed = |error| refused(attempted(changes), error);
+        let failed = |error| not_written(changes, error);
         let mut session = self.sessions.open().await.map_err(failed)?;
         let done = self.run(group, &mut session).await;
         session.rest(&done);
@@ -89,7 +90,7 @@ impl PostgresStore {
 
     /// All statements in one transaction, in which every guard must hold.
     async fn together(&self, groups: &[Group], changes: &[Change]) -> Result<Stamps, StoreError> {
-        let failed = |error| refused(attempted(changes), error);
+        let failed = |error| not_written(changes, error);
         let mut session = self.sessions.open().await.map_err(failed)?;
         let done = self.transaction(groups, changes, &mut session).await;
         // After a driver's error the session is dropped, and its transaction ends with it.
@@ -137,10 +138,10 @@ impl PostgresStore {
         let is_one = group.indices.len() == 1;
         let known = self.statements(group.entity);
         let (sql, is_by_value) = match group.operation {
-            Operation::Insert if is_one => (known.putting(&statements::insert_one(group.entity, &group.set)), true),
-            Operation::Insert => (known.putting(&statements::insert_many(group.entity, &group.set)), false),
-            Operation::Update if is_one => (known.putting(&statements::update_one(group.entity, &group.set)), true),
-            Operation::Update => (known.putting(&statements::update_many(group.entity, &group.set)), false),
+            Operation::Insert if is_one => (known.insert_one(&group.set), true),
+            Operation::Insert => (known.insert_many(&group.set), false),
+            Operation::Update if is_one => (known.update_one(&group.set), true),
+            Operation::Update => (known.update_many(&group.set), false),
             Operation::Delete => (known.delete.clone(), false),
             Operation::Check => (known.check.clone(), false),
         };
@@ -183,6 +184,20 @@ fn after(change: &Change, stamps: &Stamps) -> Option<After> {
     let address = change.address().clone();
     let stamp = stamps.get(&(address.entity.name, address.key.text().to_owned())).copied()?;
     Some(change.after(address, Some(stamp)))
+}
+
+/// What it means that `changes` were not written. A row that refers to what is not there (`foreign_key_violation`, once the
+/// move is over) is the caller's mistake.
+fn not_written(changes: &[Change], error: sqlx::Error) -> StoreError {
+    let answer = error.as_database_error().filter(|answer| answer.code().as_deref() == Some("23503"));
+    match (answer, changes.first()) {
+        (Some(answer), Some(first)) => {
+            let detail = answer.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail);
+            let reason = detail.unwrap_or(answer.message()).to_owned();
+            StoreError::Refused { address: first.address().clone(), reason }
+        }
+        _ => refused(attempted(changes), error),
+    }
 }
 
 /// Whether an insertion found its key taken: `unique_violation`.

@@ -106,14 +106,14 @@ impl Bridge {
         self.process.try_wait().expect("look at a process").is_some()
     }
 
-    /// Whether it has said `words` on stdout.
-    pub fn has_said(&self, words: &str) -> bool {
-        self.stdout.so_far().contains(words)
-    }
-
     /// What it has said on stdout so far.
     pub fn said(&self) -> String {
         self.stdout.so_far()
+    }
+
+    /// Whether it has said `words` on stdout.
+    pub fn has_said(&self, words: &str) -> bool {
+        self.said().contains(words)
     }
 
     /// What it has said on stderr so far.
