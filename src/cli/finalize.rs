@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::confirm;
 use super::escape::escape;
-use super::summary::{number, table};
+use super::summary::{fitted, number, table};
 use super::switch::listed;
 use super::{Context, Exit, Failure};
 use crate::finalize::{self, Enforced, FinalizeError, Options, Survey};
@@ -76,13 +76,13 @@ fn planned(survey: &Survey, context: &Context) -> Result<Exit, Failure> {
 }
 
 fn text(survey: &Survey) -> String {
-    let mut text = listed(&survey.conditions).to_string();
+    let mut text = fitted(listed(&survey.conditions));
     if !survey.residues.is_empty() {
         let mut table = table(&["rows with a residue, which is lost", "rows"], 1);
         for one in &survey.residues {
             table.add_row([one.collection.to_owned(), number(one.rows)]);
         }
-        text += &format!("\n\n{table}");
+        text += &format!("\n\n{}", fitted(table));
     }
     if !survey.dangling.is_empty() {
         let mut table = table(&["references that lead nowhere", "rows", "the first"], 0);
@@ -90,7 +90,7 @@ fn text(survey: &Survey) -> String {
             let ids = one.ids.iter().map(|id| escape(id)).collect::<Vec<_>>().join(", ");
             table.add_row([one.reference.to_string(), number(one.rows), ids]);
         }
-        text += &format!("\n\n{table}");
+        text += &format!("\n\n{}", fitted(table));
     }
     text
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::Args;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{Table, presets};
+use tokio::time::MissedTickBehavior;
 
 use super::escape::escape;
-use super::summary::number;
+use super::summary::{fitted, number};
 use super::switch::listed;
 use super::{Context, Exit, Failure};
 use crate::condition::Condition;
@@ -19,9 +20,6 @@ use crate::status::{
 
 /// How often `--watch` looks.
 const FRAME: Duration = Duration::from_secs(1);
-
-/// The width of a terminal that all of it fits.
-const WIDTH: u16 = 100;
 
 /// Less than this, in seconds, is level.
 const LEVEL: f64 = 1.0;
@@ -59,7 +57,13 @@ fn exit(status: &Status) -> Exit {
 async fn watch(lookout: &mut Lookout, context: &Context) -> Result<Exit, Failure> {
     let in_place = std::io::stdout().is_terminal();
     let mut last = None;
-    while let Some(status) = context.stop.run_until_cancelled(lookout.look()).await {
+    let mut frames = tokio::time::interval(FRAME);
+    frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = async || {
+        frames.tick().await;
+        lookout.look().await
+    };
+    while let Some(status) = context.stop.run_until_cancelled(look()).await {
         context.output.object(&status)?;
         if in_place {
             let (rows, _) = console::Term::stdout().size();
@@ -69,7 +73,6 @@ async fn watch(lookout: &mut Lookout, context: &Context) -> Result<Exit, Failure
             context.output.text(&(text(&status) + "\n"))?;
             last = Some(status.still());
         }
-        context.stop.run_until_cancelled(tokio::time::sleep(FRAME)).await;
     }
     Ok(Exit::Clean)
 }
@@ -114,25 +117,17 @@ fn text(status: &Status) -> String {
     text
 }
 
-/// The lines, each under its heading, broken at [`WIDTH`].
+/// The lines, each beside its heading.
 fn laid_out(lines: &[Line]) -> String {
     let mut table = Table::new();
-    table
-        .load_style(comfy_table::presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(WIDTH);
+    table.load_style(presets::NOTHING);
     for (heading, text) in lines {
-        table.add_row([*heading, text]);
+        table.add_row([&format!("{heading:<10}"), text]);
     }
     for (column, padding) in table.column_iter_mut().zip([(0, 2), (0, 0)]) {
         column.set_padding(padding);
     }
-    trimmed(&table)
-}
-
-/// Without the spaces that fill the table's lines.
-fn trimmed(table: &Table) -> String {
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    fitted(table)
 }
 
 fn phase(status: &Status) -> String {
@@ -332,16 +327,14 @@ fn made(last: &Made, at: DateTime<Utc>) -> String {
 fn gate(next: &Next) -> String {
     let to = next.to;
     if let Some(error) = &next.error {
-        return format!("next: {to}, of which nothing is known: {}", escape(error));
+        return laid_out(&[("next", format!("{to}; its gate could not be looked at: {}", escape(error)))]);
     }
     let unmet = next.conditions.iter().filter(|condition| !condition.met).count();
     let head = match unmet {
-        0 => format!("next: {to} may follow: bridge switch {to}"),
-        unmet => format!("next: {to}, {unmet} of {} conditions NOT MET", next.conditions.len()),
+        0 => format!("{to} may follow: bridge switch {to}"),
+        unmet => format!("{to}: {unmet} of {} conditions NOT MET", next.conditions.len()),
     };
-    let mut table = listed(&next.conditions);
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
-    format!("{head}\n{}", trimmed(&table))
+    format!("{}\n{}", laid_out(&[("next", head)]), fitted(listed(&next.conditions)))
 }
 
 fn never() -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle, presets};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle, presets};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 
@@ -139,6 +139,15 @@ fn row(name: &str, tally: &Tally, removed: i64) -> Vec<String> {
 /// A count with its thousands set apart.
 pub(super) fn number(count: i64) -> String {
     HumanCount(u64::try_from(count).unwrap_or_default()).to_string()
+}
+
+/// The width of a terminal that everything fits.
+const WIDTH: u16 = 100;
+
+/// The text of a table with its lines broken at [`WIDTH`], without the spaces that fill them.
+pub(super) fn fitted(mut table: Table) -> String {
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// A line below the header, and nothing else.

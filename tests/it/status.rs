@@ -164,7 +164,7 @@ async fn every_part_is_told_and_fits_a_terminal() {
         "number 1: clean",
         "by ben@there; writers waited 157 ms",
         "the gate found the mirror was level once: last at noon",
-        "next: postgres-primary, ",
+        "next postgres-primary: ",
         "NOT MET",
     ];
     for line in lines {

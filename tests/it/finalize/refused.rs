@@ -30,20 +30,20 @@ const OBSTACLES: [(&str, &str, &str); 13] = [
     ),
     (
         "insert into bridge.stream (clock, leased_until) values (1, now() + interval '1 min')",
-        "no mirror, backfill or verification runs",
+        "nothing of the bridge is at work",
         "update bridge.stream set leased_until = now() - interval '1 s'",
     ),
     (
         "insert into bridge.backfill (collection, epoch, clock, estimated_documents) values ('runs', 1, 1, 1);
         insert into bridge.chunk (backfill, ordinal, leased_until)
         select id, 1, now() + interval '1 min' from bridge.backfill",
-        "no mirror, backfill or verification runs",
+        "nothing of the bridge is at work",
         "update bridge.chunk set finished_at = now()",
     ),
     (
         "insert into bridge.verification (phase, epoch, collections, tolerance_seconds, holder, held_by, leased_until)
         values ('postgres', 2, '{runs}', 1, gen_random_uuid(), 'ana', now() + interval '1 min')",
-        "no mirror, backfill or verification runs",
+        "nothing of the bridge is at work",
         "update bridge.verification set leased_until = now() - interval '1 s'",
     ),
     (
@@ -53,12 +53,12 @@ const OBSTACLES: [(&str, &str, &str); 13] = [
     ),
     (
         "insert into bridge.stray (collection, id, epoch, clock) values ('runs', 'x', 1, 1)",
-        "no stray write that nobody has accepted",
+        "every stray write is accepted",
         "update bridge.stray set accepted_at = now()",
     ),
     (
         "insert into bridge.quarantine (collection, id, document, reason, epoch, clock) values ('runs', 'x', '', 'odd', 1, 1)",
-        "no quarantined document that nobody has accepted",
+        "the quarantine is empty or accepted",
         "update bridge.quarantine set accepted_at = now()",
     ),
     (
