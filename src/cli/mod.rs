@@ -4,7 +4,6 @@ mod backfill;
 mod completions;
 mod context;
 mod demo;
-pub mod escape;
 mod exit;
 mod follow;
 mod log;
@@ -13,6 +12,7 @@ mod mirror;
 mod output;
 mod progress;
 mod quarantine;
+mod report;
 mod settings;
 mod signal;
 mod simulate;
@@ -32,6 +32,7 @@ pub use self::output::Output;
 pub use self::settings::{Limits, Settings};
 
 use self::settings::Given;
+use crate::escape;
 use crate::secret::Secrets;
 
 /// Moves a running job scheduler from MongoDB to PostgreSQL without stopping it and without losing a write.

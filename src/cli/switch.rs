@@ -7,9 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::escape::escape;
 use super::settings::Lease;
-use super::summary::table;
 use super::{Context, Exit, Failure};
 use crate::condition::Condition;
 use crate::fence::FenceError;
@@ -117,13 +115,8 @@ fn options(args: &SwitchArgs) -> Options {
 }
 
 fn gate(transition: Transition, conditions: &[Condition], processes: usize) -> String {
-    let mut table = table(&["condition", "", "found", "limit"], 0);
-    for condition in conditions {
-        let met = if condition.met { "met" } else { "NOT MET" };
-        table.add_row([&condition.name, met, &*escape(&condition.found), &condition.limit]);
-    }
-    let Transition { from, to } = transition;
-    format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{table}")
+    let (Transition { from, to }, conditions) = (transition, super::report::conditions(conditions));
+    format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{conditions}")
 }
 
 /// Asks the person at the terminal; nobody else can confirm.

@@ -5,9 +5,15 @@
 pub mod canonical;
 mod digest;
 mod generation;
+mod html;
 mod recheck;
+mod redact;
 mod report;
 mod rows;
+#[cfg(test)]
+pub mod sample;
+mod surroundings;
+pub mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +24,8 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
 pub use canonical::{equal, text};
+pub use html::page;
+pub use redact::Redaction;
 pub use report::{
     Counts, Gate, IrregularField, Kind, Longest, Mismatch, Report, Sides, Surroundings, Verdict, unified,
 };

@@ -53,18 +53,27 @@ pub struct Sides {
 }
 
 impl Sides {
+    /// The documents as texts; the empty text when there is none.
+    pub(super) fn texts(&self) -> [String; 2] {
+        let text = |side: &Option<RawDocumentBuf>| side.as_ref().map(|side| canonical::text(side) + "\n");
+        [text(&self.source), text(&self.target)].map(Option::unwrap_or_default)
+    }
+
     /// The difference as a unified diff, from MongoDB to PostgreSQL.
     pub fn diff(&self) -> String {
-        let text = |side: &Option<RawDocumentBuf>| side.as_ref().map(|side| canonical::text(side) + "\n");
-        let (old, new) = (text(&self.source).unwrap_or_default(), text(&self.target).unwrap_or_default());
+        let [old, new] = self.texts();
         unified(&old, &new)
     }
 }
 
 /// The unified diff of two texts, from MongoDB to PostgreSQL.
 pub fn unified(mongo: &str, postgres: &str) -> String {
-    let diff = similar::TextDiff::configure().timeout(Duration::from_secs(2)).diff_lines(mongo, postgres);
-    diff.unified_diff().context_radius(3).header("mongodb", "postgresql").to_string()
+    lines(mongo, postgres).unified_diff().context_radius(3).header("mongodb", "postgresql").to_string()
+}
+
+/// The difference of two texts, line by line. Where it cannot be found soon, it is shown larger than it is.
+pub(super) fn lines<'a>(old: &'a str, new: &'a str) -> similar::TextDiff<'a, 'a, str> {
+    similar::TextDiff::configure().timeout(Duration::from_secs(2)).diff_lines(old, new)
 }
 
 /// The counts of one collection.
@@ -210,6 +219,13 @@ fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) 
 }
 
 impl Report {
+    /// The counts of all collections; the time that they took together says nothing.
+    pub fn total(&self) -> Counts {
+        let mut total = Counts { name: "all", ..Counts::default() };
+        self.collections.iter().for_each(|one| total.add(one));
+        total
+    }
+
     pub(super) fn new(started_at: DateTime<Utc>, collections: Vec<Counts>, mismatches: Vec<Mismatch>) -> Self {
         let compared: u64 = collections.iter().map(|one| one.documents + one.rows + one.quarantined).sum();
         let found: u64 = collections.iter().map(Counts::mismatches).sum();
