@@ -5,6 +5,7 @@ mod command;
 mod fields;
 mod keys;
 pub mod memory;
+mod page;
 mod ranges;
 
 use scheduler_bridge::backfill;
