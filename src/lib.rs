@@ -10,6 +10,7 @@ pub mod connect;
 pub mod dataset;
 pub mod embedded;
 pub mod entity;
+pub mod escape;
 pub mod fence;
 pub mod finalize;
 pub mod layout;

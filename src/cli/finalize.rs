@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::confirm;
 use super::escape::escape;
+use super::report::conditions;
 use super::summary::{fitted, number, table};
-use super::switch::listed;
 use super::{Context, Exit, Failure};
 use crate::finalize::{self, Enforced, FinalizeError, Options, Survey};
 use crate::target::Target;
@@ -76,7 +76,7 @@ fn planned(survey: &Survey, context: &Context) -> Result<Exit, Failure> {
 }
 
 fn text(survey: &Survey) -> String {
-    let mut text = fitted(listed(&survey.conditions));
+    let mut text = conditions(&survey.conditions);
     if !survey.residues.is_empty() {
         let mut table = table(&["rows with a residue, which is lost", "rows"], 1);
         for one in &survey.residues {

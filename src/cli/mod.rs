@@ -5,7 +5,6 @@ mod completions;
 mod confirm;
 mod context;
 mod demo;
-pub mod escape;
 mod exit;
 mod finalize;
 mod follow;
@@ -16,6 +15,7 @@ mod output;
 mod progress;
 mod quarantine;
 mod repair;
+mod report;
 mod settings;
 mod signal;
 mod simulate;
@@ -36,6 +36,7 @@ pub use self::output::Output;
 pub use self::settings::{Limits, Settings};
 
 use self::settings::Given;
+use crate::escape;
 use crate::secret::Secrets;
 
 /// Moves a running job scheduler from MongoDB to PostgreSQL without stopping it and without losing a write.

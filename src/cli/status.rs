@@ -9,8 +9,8 @@ use comfy_table::{Table, presets};
 use tokio::time::MissedTickBehavior;
 
 use super::escape::escape;
+use super::report::conditions;
 use super::summary::{fitted, number};
-use super::switch::listed;
 use super::{Context, Exit, Failure};
 use crate::condition::Condition;
 use crate::phase::Phase;
@@ -334,7 +334,7 @@ fn gate(next: &Next) -> String {
         0 => format!("{to} may follow: bridge switch {to}"),
         unmet => format!("{to}: {unmet} of {} conditions NOT MET", next.conditions.len()),
     };
-    format!("{}\n{}", laid_out(&[("next", head)]), fitted(listed(&next.conditions)))
+    format!("{}\n{}", laid_out(&[("next", head)]), conditions(&next.conditions))
 }
 
 fn never() -> String {

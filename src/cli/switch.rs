@@ -4,12 +4,9 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
-use comfy_table::Table;
 use serde_json::json;
 
-use super::escape::escape;
 use super::settings::Lease;
-use super::summary::table;
 use super::{Context, Exit, Failure, confirm};
 use crate::condition::Condition;
 use crate::fence::FenceError;
@@ -137,18 +134,8 @@ fn options(args: &SwitchArgs) -> Options {
 }
 
 fn gate(transition: Transition, conditions: &[Condition], processes: usize) -> String {
-    let (Transition { from, to }, table) = (transition, listed(conditions));
-    format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{table}")
-}
-
-/// What must be so, and what was found.
-pub(super) fn listed(conditions: &[Condition]) -> Table {
-    let mut table = table(&["condition", "", "found", "limit"], 0);
-    for condition in conditions {
-        let met = if condition.met { "met" } else { "NOT MET" };
-        table.add_row([&condition.name, met, &*escape(&condition.found), &condition.limit]);
-    }
-    table
+    let (Transition { from, to }, conditions) = (transition, super::report::conditions(conditions));
+    format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{conditions}")
 }
 
 fn told(step: &Step, context: &Context) {

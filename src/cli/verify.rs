@@ -1,6 +1,5 @@
 //! `bridge verify`.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,19 +7,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
-use comfy_table::{CellAlignment, Table};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::escape::{escape, escape_lines};
 use super::repair::{self, Wanted};
 use super::settings::{Chunks, Lease, Rates, Workers, collection};
 use super::switch::operator;
-use super::{Context, Exit, Failure};
+use super::{Context, Exit, Failure, report};
 use crate::entity::{ENTITIES, Entity};
 use crate::fence::FenceError;
 use crate::verify::repair::Extras;
-use crate::verify::{self, Kind, Mismatch, Options, Progress, Report, Start, TOLERANCE, Verdict, VerifyError};
+use crate::verify::{self, Options, Progress, Redaction, Report, Start, Surroundings, TOLERANCE, Verdict, VerifyError};
 
 /// How many differences are shown in full for each kind of mismatch when `--diffs` is not given.
 const DIFFS: usize = 5;
@@ -61,9 +58,13 @@ pub(super) struct VerifyArgs {
     /// With --repair: do not ask
     #[arg(long, requires = "repair")]
     pub yes: bool,
-    /// Write the result to this file too, as JSON
+    /// Write the report to this file too: as a page when it ends in .html or .htm, else as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Hide values, wherever the report goes: each becomes its type, its size and a digest that only tells equal values
+    /// from others. The names of collections and fields, and every _id, stay
+    #[arg(long)]
+    pub redact: bool,
     /// Show this many differences in full for each kind of mismatch [default: 5]
     #[arg(long, value_name = "N")]
     pub diffs: Option<usize>,
@@ -130,13 +131,17 @@ pub(super) async fn verify(args: &VerifyArgs, context: &Context) -> Result<Repor
     let stores = context.until_stopped(context.stores(workers.saturating_mul(TWO))).await?;
     let mut bars = None;
     let begun = |progress: &[Arc<Progress>]| bars = Some(AbortOnDropHandle::new(tokio::spawn(draw(progress.to_vec()))));
-    let report = verify::run(&stores.source, &stores.target, &options, begun, context.stop.clone()).await?;
+    let mut report = verify::run(&stores.source, &stores.target, &options, begun, context.stop.clone()).await?;
     drop(bars);
-    if let Some(file) = &args.report {
-        write(file, &report)?;
+    let mut surroundings = Surroundings::of(&stores.source, &stores.target, &options.entities).await?;
+    if args.redact {
+        Redaction::default().hide(&mut report, &mut surroundings);
     }
-    context.output.text(&text(&report, options.shown))?;
-    context.output.object(&report)?;
+    context.output.text(&report::text(&report, &surroundings, options.shown))?;
+    context.output.object(&report::object(&report, &surroundings)?)?;
+    if let Some(file) = &args.report {
+        report::write(file, &report, &surroundings)?;
+    }
     Ok(report)
 }
 
@@ -160,12 +165,6 @@ fn options(args: &VerifyArgs, context: &Context) -> Options {
 
 /// A range reads its rows on one connection and looks suspects up on another.
 const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
-
-fn write(file: &std::path::Path, report: &Report) -> Result<(), Failure> {
-    let attempted = format!("write the report to {}", file.display());
-    let text = serde_json::to_string_pretty(report).map_err(|error| Failure::system(&attempted, &error.into()))?;
-    std::fs::write(file, text + "\n").map_err(|error| Failure::system(&attempted, &error))
-}
 
 impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
@@ -216,74 +215,4 @@ async fn draw(progress: Vec<Arc<Progress>>) {
 fn style() -> ProgressStyle {
     let template = "{prefix:17} {bar:24} {pos:>9}/{len:<9} {per_sec:>12} eta {eta:>4}  {msg}";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-fn text(report: &Report, diffs: usize) -> String {
-    let seconds = (report.finished_at - report.started_at).as_seconds_f64();
-    let parts = [table(report), listed(report, diffs), verdict(report, seconds)];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n\n")
-}
-
-fn table(report: &Report) -> String {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["collection", "documents", "rows", "quarantined", "missing", "extra", "content"]);
-    for one in &report.collections {
-        let counts = [one.documents, one.rows, one.quarantined, one.missing, one.extra, one.content];
-        table.add_row(std::iter::once(one.name.to_owned()).chain(counts.map(|count| count.to_string())));
-    }
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    table.to_string()
-}
-
-/// The first mismatches of each kind, in full.
-fn listed(report: &Report, diffs: usize) -> String {
-    let mut shown: HashMap<Kind, usize> = HashMap::new();
-    let mut blocks = Vec::new();
-    for mismatch in &report.mismatches {
-        let shown = shown.entry(mismatch.kind).or_default();
-        *shown += 1;
-        if *shown <= diffs {
-            blocks.push(block(mismatch));
-        }
-    }
-    blocks.join("\n\n")
-}
-
-/// The longest difference that is printed, in lines.
-const LINES: usize = 60;
-
-fn block(mismatch: &Mismatch) -> String {
-    let kind = match mismatch.kind {
-        Kind::Missing => "missing: only the primary has it",
-        Kind::Extra => "extra: only the secondary has it",
-        Kind::Content => "content: the two sides differ",
-    };
-    let head = format!("{} {}\n{kind}", mismatch.collection, escape(&mismatch.id.to_string()));
-    let reason = mismatch.reason.as_ref().map(|reason| format!("\n{}", escape(reason))).unwrap_or_default();
-    let diff = mismatch.sides.as_ref().map(|sides| format!("\n{}", cut(&sides.diff()))).unwrap_or_default();
-    format!("{head}{reason}{}", diff.trim_end())
-}
-
-fn cut(diff: &str) -> String {
-    let width = |line: &str| line[..line.floor_char_boundary(400)].to_owned();
-    let mut lines: Vec<_> = diff.lines().take(LINES).map(|line| escape_lines(&width(line)).into_owned()).collect();
-    if diff.lines().count() > LINES {
-        lines.push("…".to_owned());
-    }
-    lines.join("\n")
-}
-
-fn verdict(report: &Report, seconds: f64) -> String {
-    let documents: u64 = report.collections.iter().map(|one| one.documents).sum();
-    let found: u64 = report.collections.iter().map(verify::Counts::mismatches).sum();
-    match report.verdict {
-        Verdict::Clean => format!("clean: {documents} documents compared in {seconds:.1} s, no difference"),
-        Verdict::Mismatch => {
-            format!(
-                "mismatch: {found} of {documents} documents differ, found in {seconds:.1} s; `bridge verify --repair` brings them level"
-            )
-        }
-        Verdict::Inconclusive => "inconclusive: nothing was compared, so nothing is proven".to_owned(),
-    }
 }

@@ -8,17 +8,23 @@
 pub mod canonical;
 mod digest;
 mod generation;
+mod html;
 mod ledger;
 mod longest;
 pub mod proof;
 mod queue;
 mod recheck;
+mod redact;
 pub mod repair;
 mod report;
 mod rows;
+#[cfg(test)]
+pub mod sample;
 mod settle;
 mod stores;
+mod surroundings;
 mod turn;
+pub mod words;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use canonical::{equal, text};
+pub use html::page;
+pub use redact::Redaction;
 pub use report::{
     Counts, Gate, IrregularField, Kind, Longest, Mismatch, Report, Sides, Surroundings, Verdict, unified,
 };

@@ -28,7 +28,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Missing, Self::Extra, Self::Content];
 
-    /// Its name in the ledger.
+    /// Its name, in the ledger and in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -82,18 +82,27 @@ impl Sides {
         [&self.source, &self.target].into_iter().flatten().map(|side| side.as_bytes().len()).sum()
     }
 
+    /// The documents as texts; the empty text when there is none.
+    pub(super) fn texts(&self) -> [String; 2] {
+        let text = |side: &Option<RawDocumentBuf>| side.as_ref().map(|side| canonical::text(side) + "\n");
+        [text(&self.source), text(&self.target)].map(Option::unwrap_or_default)
+    }
+
     /// The difference as a unified diff, from MongoDB to PostgreSQL.
     pub fn diff(&self) -> String {
-        let text = |side: &Option<RawDocumentBuf>| side.as_ref().map(|side| canonical::text(side) + "\n");
-        let (old, new) = (text(&self.source).unwrap_or_default(), text(&self.target).unwrap_or_default());
+        let [old, new] = self.texts();
         unified(&old, &new)
     }
 }
 
 /// The unified diff of two texts, from MongoDB to PostgreSQL.
 pub fn unified(mongo: &str, postgres: &str) -> String {
-    let diff = similar::TextDiff::configure().timeout(Duration::from_secs(2)).diff_lines(mongo, postgres);
-    diff.unified_diff().context_radius(3).header("mongodb", "postgresql").to_string()
+    lines(mongo, postgres).unified_diff().context_radius(3).header("mongodb", "postgresql").to_string()
+}
+
+/// The difference of two texts, line by line. Where it cannot be found soon, it is shown larger than it is.
+pub(super) fn lines<'a>(old: &'a str, new: &'a str) -> similar::TextDiff<'a, 'a, str> {
+    similar::TextDiff::configure().timeout(Duration::from_secs(2)).diff_lines(old, new)
 }
 
 /// The counts of one collection.
@@ -219,7 +228,7 @@ pub struct Surroundings {
 }
 
 /// How many documents have a field that its column cannot hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct IrregularField {
     /// The collection.
     pub collection: String,
@@ -241,6 +250,22 @@ pub struct Gate {
 
 fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+impl Report {
+    /// The counts of all collections; the time that they took together says nothing.
+    pub fn total(&self) -> Counts {
+        let mut total = Counts { name: "all", ..Counts::default() };
+        for one in &self.collections {
+            total.documents += one.documents;
+            total.rows += one.rows;
+            total.quarantined += one.quarantined;
+            total.missing += one.missing;
+            total.extra += one.extra;
+            total.content += one.content;
+        }
+        total
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a test fails by a panic and speaks by printing")]
 
 mod bed;
+mod browser;
 pub mod checker;
 mod children;
 mod cli;

@@ -7,6 +7,7 @@ mod keys;
 mod killed;
 mod live;
 pub mod memory;
+mod page;
 mod ranges;
 mod repair;
 

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{broken, document};
 use crate::cli::Failure;
-use crate::cli::escape::escape;
 use crate::dataset;
+use crate::escape::escape;
 use crate::verify::{Kind, Report};
 
 /// Where a document is changed, deleted and added.

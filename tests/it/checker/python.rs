@@ -53,7 +53,7 @@ fn run(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-fn cache_folder() -> PathBuf {
+pub fn cache_folder() -> PathBuf {
     let set = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
     caches.expect("XDG_CACHE_HOME or HOME is set").join("scheduler-bridge")

@@ -74,7 +74,7 @@ async fn damage_exits_1_and_the_object_lists_each_key_with_kind_and_time() {
     let mut found = Vec::new();
     for one in object["mismatches"].as_array().expect("a list") {
         let fields: Vec<_> = one.as_object().expect("an object").keys().map(String::as_str).collect();
-        assert_eq!(fields, ["collection", "id", "kind", "since"]);
+        assert_eq!(fields, ["collection", "id", "kind", "since", "diff"]);
         let since = one["since"].as_str().expect("a text");
         assert!(chrono::DateTime::parse_from_rfc3339(since).is_ok(), "{since}");
         found.push(format!("{} {} {}", one["collection"], one["id"], one["kind"]).replace('"', ""));
@@ -101,7 +101,12 @@ async fn people_get_a_table_and_a_diff_of_each_kind() {
     let output = run(&bed, &["verify"]).await;
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    insta::with_settings!({ filters => [(r"found in \d+\.\d s", "found in [time] s"), (r" +\n", "\n")] }, {
+    let filters = [
+        (r"(begun|ended|longest query|versions) .*", "$1 [differs]"),
+        (r"(for|, in) \d+\.\d s", "$1 [time]"),
+        (r" +\n", "\n"),
+    ];
+    insta::with_settings!({ filters => filters }, {
         insta::assert_snapshot!("verify", text);
     });
 }
