@@ -1,6 +1,6 @@
 //! `bridge backfill [COLLECTION…]`.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 
 use clap::Args;
 
@@ -8,7 +8,7 @@ use super::progress::Display;
 use super::settings::{Limits, Pace, collection};
 use super::summary::Summary;
 use super::{Context, Exit, Failure, follow};
-use crate::backfill::{self, BackfillError, Copied, Options, Rate, Refused, Start};
+use crate::backfill::{self, BackfillError, Copied, Options, Refused, Start};
 use crate::entity::{ENTITIES, Entity};
 
 /// Arguments of `bridge backfill`.
@@ -57,7 +57,7 @@ fn options(collections: &[&'static Entity], start: Start, limits: &Limits) -> Op
         entities: ENTITIES.iter().copied().filter(|entity| is_named(entity)).collect(),
         start,
         workers: limits.workers.get(),
-        rate: Rate { documents: limits.documents_per_second.map(NonZeroU32::into), bytes: limits.bytes_per_second },
+        rate: limits.rate,
         lease: limits.lease,
         patience: limits.patience.unwrap_or(backfill::PATIENCE),
         chunk_bytes: limits.chunk_bytes.map_or(crate::plan::CHUNK_BYTES, |bytes| bytes.get().into()),

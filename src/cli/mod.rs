@@ -13,6 +13,7 @@ mod mirror;
 mod output;
 mod progress;
 mod quarantine;
+mod reads;
 mod settings;
 mod signal;
 mod simulate;

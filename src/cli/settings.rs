@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{Exit, Failure};
 use crate::backend::BackendSettings;
-use crate::backfill::LEASE;
+use crate::backfill::{LEASE, Rate};
 use crate::entity::{self, ENTITIES, Entity};
 use crate::secret::{Secrets, has_password};
 
@@ -61,17 +61,24 @@ pub(super) struct Lease {
     lease_seconds: Option<NonZeroU32>,
 }
 
-/// How fast a command may read, and how long it waits for others.
+/// How fast a command may read.
 #[derive(Debug, Default, Args)]
-pub(super) struct Pace {
-    #[command(flatten)]
-    workers: Workers,
+pub(super) struct Speed {
     /// Read at most this many documents a second, all workers together [file: documents-per-second]
     #[arg(long, env = "BRIDGE_DOCUMENTS_PER_SECOND", hide_env_values = true, value_name = "N")]
     documents_per_second: Option<NonZeroU32>,
     /// Read at most this many bytes a second, all workers together [file: bytes-per-second]
     #[arg(long, env = "BRIDGE_BYTES_PER_SECOND", hide_env_values = true, value_name = "N")]
     bytes_per_second: Option<NonZeroU64>,
+}
+
+/// How fast a command may read, and how long it waits for others.
+#[derive(Debug, Default, Args)]
+pub(super) struct Pace {
+    #[command(flatten)]
+    workers: Workers,
+    #[command(flatten)]
+    speed: Speed,
     /// Most bytes of one batch; batches are smaller where the servers are slow [file: batch-bytes]
     #[arg(long, env = "BRIDGE_BATCH_BYTES", hide_env_values = true, value_name = "N")]
     batch_bytes: Option<NonZeroU64>,
@@ -118,10 +125,8 @@ pub struct Settings {
 pub struct Limits {
     /// How many workers run at once.
     pub workers: NonZeroUsize,
-    /// Documents a second, all workers together; no limit when absent.
-    pub documents_per_second: Option<NonZeroU32>,
-    /// Bytes a second, all workers together; no limit when absent.
-    pub bytes_per_second: Option<NonZeroU64>,
+    /// How fast all workers together may read.
+    pub rate: Rate,
     /// Most bytes of one batch; the engine's default when absent.
     pub batch_bytes: Option<NonZeroU64>,
     /// Bytes of one chunk; the plan's default when absent.
@@ -200,6 +205,15 @@ impl Workers {
     }
 }
 
+impl Speed {
+    /// The rate, from all its places.
+    pub(super) fn settled(&self, settings: &Settings) -> Rate {
+        let documents = self.documents_per_second.or(settings.file.documents_per_second);
+        let bytes = self.bytes_per_second.or(settings.file.bytes_per_second);
+        Rate { documents: documents.map(NonZeroU32::into), bytes }
+    }
+}
+
 impl Lease {
     /// The lease, from all its places.
     pub(super) fn settled(&self, settings: &Settings) -> Duration {
@@ -213,8 +227,7 @@ impl Pace {
     pub(super) fn settled(&self, settings: &Settings) -> Limits {
         Limits {
             workers: self.workers.settled(settings),
-            documents_per_second: self.documents_per_second.or(settings.file.documents_per_second),
-            bytes_per_second: self.bytes_per_second.or(settings.file.bytes_per_second),
+            rate: self.speed.settled(settings),
             batch_bytes: self.batch_bytes.or(settings.file.batch_bytes),
             chunk_bytes: self.chunk_bytes.or(settings.file.chunk_bytes),
             lease: self.lease.settled(settings),

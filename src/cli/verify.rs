@@ -12,6 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::escape::{escape, escape_lines};
+use super::reads::{self, ReadsArgs};
 use super::settings::{Workers, collection};
 use super::{Context, Exit, Failure};
 use crate::entity::{ENTITIES, Entity};
@@ -39,6 +40,8 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = LISTED)]
     pub list: usize,
     #[command(flatten)]
+    pub reads: ReadsArgs,
+    #[command(flatten)]
     pub workers: Workers,
 }
 
@@ -46,11 +49,14 @@ impl VerifyArgs {
     /// What `bridge verify` does without a flag.
     pub(super) fn plain() -> Self {
         let workers = Workers::default();
-        Self { collections: Vec::new(), report: None, diffs: DIFFS, list: LISTED, workers }
+        Self { collections: Vec::new(), report: None, diffs: DIFFS, list: LISTED, reads: ReadsArgs::default(), workers }
     }
 }
 
 pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Exit, Failure> {
+    if args.reads.reads {
+        return reads::run(&args, context).await;
+    }
     let report = verify(&args, context).await?;
     Ok(match report.verdict {
         Verdict::Clean => Exit::Clean,

@@ -5,6 +5,7 @@
 pub mod canonical;
 mod digest;
 mod generation;
+pub mod reads;
 mod recheck;
 mod report;
 mod rows;

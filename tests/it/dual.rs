@@ -9,7 +9,7 @@ mod metrics;
 mod pause;
 mod settings;
 mod shadow;
-mod switch;
+pub mod switch;
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ mod fields;
 mod keys;
 pub mod memory;
 mod ranges;
+mod reads;
 
 use scheduler_bridge::backfill;
 use scheduler_bridge::entity::ENTITIES;
