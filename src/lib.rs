@@ -19,6 +19,7 @@ pub mod mapping;
 pub mod metrics;
 pub mod migrate;
 pub mod mirror;
+pub mod parity;
 pub mod phase;
 pub mod plan;
 pub mod quarantine;

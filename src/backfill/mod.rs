@@ -5,7 +5,7 @@
 
 mod census;
 mod ledger;
-mod limit;
+pub(crate) mod limit;
 mod load;
 
 mod progress;

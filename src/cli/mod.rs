@@ -14,6 +14,7 @@ mod mirror;
 mod output;
 mod progress;
 mod quarantine;
+mod reads;
 mod repair;
 mod report;
 mod settings;

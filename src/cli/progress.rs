@@ -38,6 +38,12 @@ impl Bar {
     pub(super) fn add(&self, done: u64) {
         self.0.inc(done);
     }
+
+    /// So many of so many are done.
+    pub(super) fn set(&self, done: u64, length: u64) {
+        self.0.set_length(length);
+        self.0.set_position(done);
+    }
 }
 
 impl Drop for Bar {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::settings::Lease;
+use super::settings::{Lease, collection};
 use super::{Context, Exit, Failure, confirm};
 use crate::condition::Condition;
+use crate::entity::Entity;
 use crate::fence::FenceError;
 use crate::mirror::MirrorError;
 use crate::phase::Phase;
@@ -45,6 +46,10 @@ pub(super) struct SwitchArgs {
     /// Accept that this client is connected to MongoDB, by its name as the gate shows it; may be repeated
     #[arg(long, value_name = "NAME")]
     pub accept_client: Vec<String>,
+    /// Accept that the reads of this collection differ between the stores, as `bridge verify --reads` shows them; may be
+    /// repeated
+    #[arg(long, value_name = "COLLECTION", value_parser = collection())]
+    pub accept_reads: Vec<&'static Entity>,
     /// Have MongoDB (6.0 on) refuse writes of every user without the privilege bypassWriteBlockingMode, in all databases,
     /// once it is no primary any more; the bridge and the application need that privilege
     #[arg(long)]
@@ -119,6 +124,7 @@ fn limits(args: &SwitchArgs) -> Limits {
     let Limits { fresh, soak, .. } = Limits::default();
     Limits {
         accepted_clients: args.accept_client.iter().cloned().collect(),
+        accepted_reads: args.accept_reads.iter().map(|entity| entity.name.to_owned()).collect(),
         fresh: args.fresh_seconds.map_or(fresh, Duration::from_secs),
         soak: args.soak_seconds.map_or(soak, Duration::from_secs),
     }

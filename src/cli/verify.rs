@@ -10,6 +10,7 @@ use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::reads::{self, ReadsArgs};
 use super::repair::{self, Wanted};
 use super::settings::{Chunks, Lease, Rates, Workers, collection};
 use super::switch::operator;
@@ -20,13 +21,13 @@ use crate::verify::repair::Extras;
 use crate::verify::{self, Options, Progress, Redaction, Report, Start, Surroundings, TOLERANCE, Verdict, VerifyError};
 
 /// How many differences are shown in full for each kind of mismatch when `--diffs` is not given.
-const DIFFS: usize = 5;
+pub(super) const DIFFS: usize = 5;
 
 /// The pause between two verifications when `--pause-seconds` is not given.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// How many mismatches are listed when `--list` is not given.
-const LISTED: usize = 10_000;
+pub(super) const LISTED: usize = 10_000;
 
 /// Arguments of `bridge verify`.
 #[derive(Debug, Default, Args)]
@@ -72,6 +73,8 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "N")]
     pub list: Option<usize>,
     #[command(flatten)]
+    pub reads: ReadsArgs,
+    #[command(flatten)]
     pub workers: Workers,
     #[command(flatten)]
     pub rates: Rates,
@@ -87,6 +90,9 @@ fn part(text: &str) -> Result<f64, String> {
 }
 
 pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<Exit, Failure> {
+    if args.reads.reads {
+        return reads::run(&args, context).await;
+    }
     if args.continuous {
         return again_and_again(args, context).await;
     }

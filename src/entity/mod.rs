@@ -223,7 +223,7 @@ impl Vocabulary {
 }
 
 /// A moment in a typed struct: a BSON date in the document, so milliseconds is all that it keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Instant(#[serde(with = "FromChrono04DateTime")] pub DateTime<Utc>);
 

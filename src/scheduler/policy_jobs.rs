@@ -190,7 +190,7 @@ impl<S: Store> PolicyJobs<S> {
 }
 
 /// The jobs that `owner` holds leases of.
-pub(super) fn leased_by(owner: &str) -> Query {
+pub(crate) fn leased_by(owner: &str) -> Query {
     Query::of(PolicyJob::ENTITY).only(named("leaseOwner", owner))
 }
 

@@ -3,6 +3,8 @@
 //! A query names fields of the entity's table and nothing else, so every store can answer it from the same table. Order is
 //! total: a field and the key, or the key alone.
 
+use std::fmt;
+
 use bson::{Bson, RawDocument, doc};
 
 use crate::entity::{Entity, Kind, NAME_LIMIT};
@@ -90,6 +92,28 @@ impl Query {
     }
 }
 
+/// The question for people, but for its limit; values as extended JSON.
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, filter) in self.filters.iter().enumerate() {
+            write!(f, "{} {filter} ", if index == 0 { "where" } else { "and" })?;
+        }
+        let direction = match self.order.direction {
+            Direction::Ascending => "",
+            Direction::Descending => " descending",
+        };
+        write!(f, "by {}{direction}", self.order.field.unwrap_or("_id"))?;
+        if let Some(Cursor { value, id }) = &self.after {
+            write!(f, " after {} {id:?}", json(value))?;
+        }
+        if self.skip > 0 { write!(f, ", {} passed over", self.skip) } else { Ok(()) }
+    }
+}
+
+fn json(value: &Bson) -> serde_json::Value {
+    value.clone().into_relaxed_extjson()
+}
+
 /// A condition on one field, by its name in the document.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
@@ -107,6 +131,21 @@ pub enum Filter {
     Below(&'static str, Bson),
     /// Is the value or less.
     UpTo(&'static str, Bson),
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (field, sign, value) = match self {
+            Self::Is(field, value) => (field, "=", json(value)),
+            Self::In(field, values) => (field, "in", values.iter().map(json).collect()),
+            Self::Absent(field) => return write!(f, "{field} is absent or null"),
+            Self::From(field, value) => (field, ">=", json(value)),
+            Self::Above(field, value) => (field, ">", json(value)),
+            Self::Below(field, value) => (field, "<", json(value)),
+            Self::UpTo(field, value) => (field, "<=", json(value)),
+        };
+        write!(f, "{field} {sign} {value}")
+    }
 }
 
 /// The order of an answer.
@@ -171,6 +210,25 @@ pub struct Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_is_told_with_its_values_as_data() {
+        let runs = crate::entity::named("runs").unwrap();
+        let query = Query::of(runs)
+            .only(Filter::Is("tenantId", "a\" or \u{1b}".into()))
+            .only(Filter::In("state", vec!["planning".into(), "queued".into()]))
+            .only(Filter::Absent("error"))
+            .only(Filter::UpTo("createdAt", bson::DateTime::from_millis(0).into()));
+        assert!(query.clone().skip(3).to_string().ends_with(" by _id, 3 passed over"));
+        assert_eq!(
+            query
+                .by("createdAt", Direction::Descending)
+                .after(Some(Cursor { value: Bson::Int32(5), id: "x".into() }))
+                .to_string(),
+            "where tenantId = \"a\\\" or \\u001b\" and state in [\"planning\",\"queued\"] and error is absent or null and \
+             createdAt <= {\"$date\":\"1970-01-01T00:00:00Z\"} by createdAt descending after 5 \"x\""
+        );
+    }
 
     #[test]
     fn a_cursor_comes_back_from_its_text_and_other_texts_are_refused() {

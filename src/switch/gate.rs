@@ -16,6 +16,7 @@ use crate::phase::Phase;
 use crate::source::{Source, SourceError};
 use crate::target::TargetError;
 use crate::verify::proof::Proof;
+use crate::verify::{Verdict, reads};
 
 /// How long a permit is good for.
 const VALID: Duration = Duration::from_secs(60);
@@ -32,7 +33,9 @@ const QUEUE_LIMIT: i64 = 100_000;
 pub struct Limits {
     /// Clients of MongoDB that may be connected besides the application's processes, by name.
     pub accepted_clients: BTreeSet<String>,
-    /// How old a verification may be.
+    /// Collections whose reads may differ between the stores.
+    pub accepted_reads: BTreeSet<String>,
+    /// How old a verification, and a comparison of reads, may be.
     pub fresh: Duration,
     /// For how long PostgreSQL must have been the primary before the way back is given up.
     pub soak: Duration,
@@ -41,7 +44,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         const HOUR: Duration = Duration::from_secs(3_600);
-        Self { accepted_clients: BTreeSet::new(), fresh: HOUR, soak: HOUR * 24 }
+        Self { accepted_clients: BTreeSet::new(), accepted_reads: BTreeSet::new(), fresh: HOUR, soak: HOUR * 24 }
     }
 }
 
@@ -174,11 +177,6 @@ pub(super) fn permit(transition: Transition, epoch: i32, conditions: Vec<Conditi
     Ok(Permit { transition, epoch, until: Instant::now() + VALID, conditions })
 }
 
-/// A condition that needs the verifier of live stores. It is never met but in tests.
-fn unverified(name: &'static str) -> Condition {
-    waived(name).unwrap_or_else(|| Condition::new(name, false, "cannot be shown yet", ""))
-}
-
 /// Tests of the switch alone do not verify before each turn.
 fn waived(name: &'static str) -> Option<Condition> {
     is_waived().then(|| Condition::new(name, true, "waived by a test", ""))
@@ -213,7 +211,7 @@ impl Look<'_> {
                 self.clients().await?,
                 self.queue().await?,
                 self.verified(None).await?,
-                unverified("read parity"),
+                self.reads().await?,
             ],
             (Phase::PostgresPrimary, Phase::MongoPrimary) => {
                 vec![self.outbox().await?, self.queue().await?]
@@ -307,6 +305,47 @@ impl Look<'_> {
         let clean = || vec![format!("clean, {:.0} s old", proof.age_seconds)];
         let met = faults.is_empty();
         let found = format!("number {}: {}", proof.number, if met { clean() } else { faults }.join("; "));
+        Ok(Condition::new(name, met, found, limit))
+    }
+
+    /// The newest comparison of what the queries of the application answer.
+    async fn reads(&self) -> Result<Condition, SwitchError> {
+        let name = "the newest comparison of reads is whole, fresh and clean";
+        if let Some(waived) = waived(name) {
+            return Ok(waived);
+        }
+        let limit = format!("at most {} s old, all tenants", self.limits.fresh.as_secs());
+        let Some(latest) = reads::latest(self.pool).await? else {
+            return Ok(Condition::new(name, false, "there is none", limit));
+        };
+        let mut faults = Vec::new();
+        if !latest.is_genuine {
+            faults.push("tampered: its record is not as it was written".to_owned());
+        }
+        if latest.is_sampled {
+            faults.push("partial: a sample of the tenants".to_owned());
+        }
+        if latest.epoch != self.epoch {
+            faults.push(format!("of another epoch: {}, and now it is {}", latest.epoch, self.epoch));
+        }
+        let age: f64 = self.one("ask for the time", "select extract(epoch from clock_timestamp())::float8").await?;
+        let age = age - latest.finished_at.timestamp_micros() as f64 / 1e6;
+        if age > self.limits.fresh.as_secs_f64() {
+            faults.push(format!("stale: {age:.0} s old"));
+        }
+        let (accepted, differing): (Vec<&str>, Vec<&str>) =
+            latest.differing.iter().map(String::as_str).partition(|name| self.limits.accepted_reads.contains(*name));
+        match latest.verdict {
+            Verdict::Clean => {}
+            Verdict::Mismatch if differing.is_empty() && !accepted.is_empty() => {}
+            Verdict::Mismatch => faults.push(format!("reads differ in {}", differing.join(", "))),
+            Verdict::Inconclusive => faults.push("empty: nothing was compared".to_owned()),
+        }
+        let met = faults.is_empty();
+        let mut found = if met { format!("clean, {age:.0} s old") } else { faults.join("; ") };
+        if !accepted.is_empty() {
+            found += &format!("; accepted: {}", accepted.join(", "));
+        }
         Ok(Condition::new(name, met, found, limit))
     }
 

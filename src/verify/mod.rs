@@ -13,6 +13,7 @@ mod ledger;
 mod longest;
 pub mod proof;
 mod queue;
+pub mod reads;
 mod recheck;
 mod redact;
 pub mod repair;

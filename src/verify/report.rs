@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bson::RawDocumentBuf;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::canonical;
@@ -143,7 +143,7 @@ impl Counts {
 }
 
 /// What a verification says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Something was compared and nothing differs.

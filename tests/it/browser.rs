@@ -145,7 +145,7 @@ impl Drop for Page {
         // Its helpers are of its process group.
         let group = i32::try_from(self.browser.id()).ok().and_then(Pid::from_raw);
         if let Some(group) = group {
-            drop(kill_process_group(group, Signal::KILL));
+            kill_process_group(group, Signal::KILL).unwrap_or_default();
         }
         drop(self.browser.wait());
     }

@@ -9,6 +9,7 @@ mod live;
 pub mod memory;
 mod page;
 mod ranges;
+mod reads;
 mod repair;
 
 use scheduler_bridge::backfill;

@@ -19,12 +19,13 @@ use tokio::time::Instant;
 
 use self::follower::Follower;
 pub use self::follower::{Followed, Protection};
-use self::shadow::{Findings, Read, Shadow};
+use self::shadow::{Findings, Shadow};
 use super::{Address, After, Change, MongoStore, Page, PostgresStore, Query, Store, StoreError, Stored, attempted};
 use crate::entity::Entity;
 use crate::fence::gate::{Gate, Turn};
 use crate::layout::Layout;
 use crate::mapping::Key;
+use crate::parity::Read;
 use crate::phase::{Backend, Phase};
 
 /// What may be changed while the stores are used.
@@ -221,7 +222,7 @@ impl Store for DualStore {
         let (primary, turn) = self.reader(|| format!("read {address}")).await?;
         let found = primary.get(address).await?;
         if let Some(shadow) = &self.inside.shadow {
-            shadow.offer(turn, || Read::Keys(address.entity, vec![address.key.clone()]), found.iter(), false);
+            shadow.offer(turn, || Read::Keys(address.entity, vec![address.key.clone()]), found.iter(), None);
         }
         Ok(found)
     }
@@ -230,7 +231,7 @@ impl Store for DualStore {
         let (primary, turn) = self.reader(|| format!("read {} keys of {}", keys.len(), entity.name)).await?;
         let found = primary.get_many(entity, keys).await?;
         if let Some(shadow) = &self.inside.shadow {
-            shadow.offer(turn, || Read::Keys(entity, keys.to_vec()), found.iter().flatten(), false);
+            shadow.offer(turn, || Read::Keys(entity, keys.to_vec()), found.iter().flatten(), None);
         }
         Ok(found)
     }
@@ -239,7 +240,7 @@ impl Store for DualStore {
         let (primary, turn) = self.reader(|| format!("read a page of {}", query.entity.name)).await?;
         let page = primary.find(query).await?;
         if let Some(shadow) = &self.inside.shadow {
-            shadow.offer(turn, || Read::Page(query.clone()), page.items.iter(), page.next.is_some());
+            shadow.offer(turn, || Read::Page(query.clone()), page.items.iter(), page.next.as_ref());
         }
         Ok(page)
     }

@@ -1,7 +1,6 @@
 //! What shadow reads have found, for those who look on.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use super::recheck::Suspicions;
 use crate::metrics::{self, Tally};
+use crate::parity::Kind;
 
 /// How many differences are kept; the oldest goes first.
 const KEPT: usize = 256;
@@ -76,31 +76,6 @@ impl Outcome {
         (Self::Level, "level"),
         (Self::Lasting, "lasting"),
     ];
-}
-
-/// How the secondary differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The key is not in the secondary.
-    Missing,
-    /// The key is only in the secondary.
-    Extra,
-    /// Both have it, and differ.
-    Content,
-    /// Both have the same under each key, but a page shows other keys, or another order.
-    Order,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Missing => "missing",
-            Self::Extra => "extra",
-            Self::Content => "content",
-            Self::Order => "order",
-        })
-    }
 }
 
 /// A difference that lasts.

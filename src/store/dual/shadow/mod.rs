@@ -5,7 +5,6 @@
 //! while, in which the room fills up.
 
 mod findings;
-mod read;
 mod recheck;
 mod stores;
 
@@ -19,15 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::findings::Outcome;
-pub use self::findings::{Counters, Difference, Findings, Kind};
-pub(super) use self::read::Read;
-use self::read::Seen;
+pub use self::findings::{Counters, Difference, Findings};
 use self::recheck::{Suspicion, Suspicions};
 use self::stores::Stores;
 use super::Tuning;
 use crate::fence::gate::{Gate, Turn};
+pub use crate::parity::Kind;
+use crate::parity::{Read, Seen};
 use crate::phase::Phase;
-use crate::store::{Cause, Stored};
+use crate::store::{Cause, Cursor, Stored};
 
 /// How many reads may wait.
 const JOBS: usize = 256;
@@ -89,7 +88,7 @@ impl Shadow {
         turn: Turn,
         read: impl FnOnce() -> Read,
         items: impl Iterator<Item = &'a Stored> + Clone,
-        has_more: bool,
+        next: Option<&Cursor>,
     ) {
         // In phase `postgres` nobody brings MongoDB level.
         if turn.phase == Phase::Postgres || !self.sampler.takes(self.tuning.borrow().shadow_fraction) {
@@ -100,7 +99,7 @@ impl Shadow {
         let (Ok(place), Some(room)) = (self.jobs.try_reserve(), room) else {
             return self.findings.count(Outcome::Dropped);
         };
-        let seen = Seen { items: items.cloned().collect(), has_more, unreadable: None };
+        let seen = Seen { items: items.cloned().collect(), next: next.cloned(), unreadable: None };
         place.send(Job { turn, read: read(), seen, _room: room });
     }
 

@@ -1,10 +1,7 @@
 //! Looking again at what differed (design 10): only what lasts is told.
 //!
-//! A suspicion is looked at in rounds. In each, the primary is read, the mirror is waited for until it has passed that
-//! point, then the secondary is read, and the primary again. Invariant: a difference is told only when the primary was not
-//! written from before the mark of one round until after that of the next, and the secondary answered the same in both,
-//! stamps included: a key that is written to and fro is not taken for one that stands still. So a key that is written all
-//! the time is never told; whatever the mirror has not brought yet, neither.
+//! A suspicion is looked at in rounds, until it [stands still](Standstill). So a key that is written all the time is never
+//! told; whatever the mirror has not brought yet, neither.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,8 +11,8 @@ use tokio::sync::mpsc;
 
 use super::Worker;
 use super::findings::{Difference, Outcome};
-use super::read::{Read, Seen};
 use crate::fence::gate::Turn;
+use crate::parity::{Read, Seen, Standstill};
 use crate::phase::Backend;
 use crate::store::Cause;
 use crate::verify::unified;
@@ -36,8 +33,7 @@ pub struct Suspicion {
     read: Read,
     since: DateTime<Utc>,
     rounds: u32,
-    /// What the primary and the secondary answered in the round before, if they differed and nothing was written.
-    before: Option<(u64, u64)>,
+    standstill: Standstill,
     is_settled: bool,
 }
 
@@ -71,8 +67,14 @@ impl Suspicions {
         if reads.contains(&read) {
             return None;
         }
-        let suspicion =
-            Suspicion { turn, read: read.clone(), since: Utc::now(), rounds: 0, before: None, is_settled: false };
+        let suspicion = Suspicion {
+            turn,
+            read: read.clone(),
+            since: Utc::now(),
+            rounds: 0,
+            standstill: Standstill::default(),
+            is_settled: false,
+        };
         let has_room = reads.len() < SUSPICIONS && self.queue.try_send(suspicion).is_ok();
         reads.extend(has_room.then_some(read));
         Some(has_room)
@@ -146,9 +148,7 @@ impl Worker {
             return Ok(Some(Outcome::Level));
         }
         suspicion.rounds += 1;
-        let is_quiet = now.print() == print;
-        let before = std::mem::replace(&mut suspicion.before, is_quiet.then(|| (print, other.print())));
-        if suspicion.before.is_some() && suspicion.before == before {
+        if suspicion.standstill.round(print, &now, &other) {
             if !self.stores.is_now(turn).await {
                 return Ok(Some(Outcome::Overtaken));
             }

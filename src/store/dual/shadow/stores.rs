@@ -6,9 +6,9 @@ use mongodb::{Client, Database};
 use sqlx::PgPool;
 use tokio::time::Instant;
 
-use super::read::{Read, Seen};
 use crate::anchor::Mark;
 use crate::fence::gate::{Gate, Turn};
+use crate::parity::{Read, Seen};
 use crate::phase::Backend;
 use crate::store::dual::Side;
 use crate::store::{Cause, MongoStore, PostgresStore};

@@ -1,16 +1,43 @@
-//! A read that can be repeated, and what a store answers to it.
+//! Whether two stores answer alike: a read that can be repeated, what each store answers to it, how the answers differ, and
+//! whether the difference lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bson::RawDocument;
+use serde::Serialize;
 
-use super::findings::Kind;
 use crate::entity::Entity;
 use crate::mapping::{Key, Mapping, RebuildError};
-use crate::store::{Query, Store, StoreError, Stored};
+use crate::store::{Cursor, Query, Store, StoreError, Stored};
 use crate::verify::canonical;
+
+/// How the secondary differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The key is not in the secondary.
+    Missing,
+    /// The key is only in the secondary.
+    Extra,
+    /// Both have it, and differ.
+    Content,
+    /// Both have the same under each key, but a page shows other keys, or another order.
+    Order,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Content => "content",
+            Self::Order => "order",
+        })
+    }
+}
 
 /// A read.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +66,7 @@ impl Read {
             }
             Self::Page(query) => {
                 let page = store.find(query).await;
-                page.map(|page| Seen { items: page.items, has_more: page.next.is_some(), ..Seen::default() })
+                page.map(|page| Seen { items: page.items, next: page.next, unreadable: None })
             }
         };
         answered.or_else(Seen::unreadable)
@@ -49,9 +76,7 @@ impl Read {
     pub fn id(&self) -> String {
         match self {
             Self::Keys(_, keys) => keys.iter().map(Key::text).collect::<Vec<_>>().join(", "),
-            Self::Page(Query { filters, order, after, skip, limit, .. }) => {
-                format!("page of {limit} where {filters:?} by {order:?} after {after:?}, {skip} passed over")
-            }
+            Self::Page(query) => format!("page of {} {query}", query.limit),
         }
     }
 
@@ -73,7 +98,7 @@ impl Read {
             Self::Page(_) => format!("{:?}\n", mapping.key(&item.document).text()),
         };
         let mut text: String = seen.items.iter().map(item).collect();
-        text.extend(seen.has_more.then_some("and more\n"));
+        text.extend(seen.has_more().then_some("and more\n"));
         text.extend(seen.unreadable.iter().map(|why| format!("unreadable: {why}\n")));
         text
     }
@@ -84,8 +109,8 @@ impl Read {
 pub struct Seen {
     /// What there is, in the order of the keys that were asked for, or of the page.
     pub items: Vec<Stored>,
-    /// Whether another page follows.
-    pub has_more: bool,
+    /// Where the next page begins; nothing when there was no more.
+    pub next: Option<Cursor>,
     /// Why a row stands for no document, if that is so; then nothing else is known.
     pub unreadable: Option<String>,
 }
@@ -99,6 +124,10 @@ impl Seen {
         }
     }
 
+    fn has_more(&self) -> bool {
+        self.next.is_some()
+    }
+
     fn is_there(&self) -> bool {
         !self.items.is_empty() || self.unreadable.is_some()
     }
@@ -108,7 +137,7 @@ impl Seen {
         let same = |(one, other): (&Stored, &Stored)| canonical::equal(&one.document, &other.document);
         self.unreadable.is_none()
             && other.unreadable.is_none()
-            && self.has_more == other.has_more
+            && self.has_more() == other.has_more()
             && self.items.len() == other.items.len()
             && self.items.iter().zip(&other.items).all(same)
     }
@@ -120,7 +149,7 @@ impl Seen {
         for Stored { document, stamp } in &self.items {
             (document.as_bytes(), stamp).hash(&mut hasher);
         }
-        (self.has_more, &self.unreadable).hash(&mut hasher);
+        (self.has_more(), &self.unreadable).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -135,9 +164,35 @@ impl Seen {
         keys.into_iter().filter(|key| !equal(key)).cloned().collect()
     }
 
-    fn by_key(&self, entity: &'static Entity) -> BTreeMap<Key, &RawDocument> {
+    /// The documents of the answer.
+    pub fn by_key(&self, entity: &'static Entity) -> BTreeMap<Key, &RawDocument> {
         let mapping = Mapping::new(entity);
         self.items.iter().map(|item| (mapping.key(&item.document), item.document.as_ref())).collect()
+    }
+}
+
+/// Whether a difference lasts. It is looked at in rounds: in each the primary is read, the mirror is waited for until it has
+/// passed that point, then the secondary is read, and the primary again. Invariant: a difference lasts only when the primary
+/// was not written from before the mark of one round until after that of the next, and the secondary answered the same in
+/// both, stamps included: a key that is written to and fro is not taken for one that stands still.
+#[derive(Debug, Default)]
+pub struct Standstill {
+    /// What the primary and the secondary answered in the round before, if they differed and nothing was written.
+    before: Option<(u64, u64)>,
+}
+
+impl Standstill {
+    /// Takes the answers of a round in which the stores differ: `before` is the print of the primary's before the mark.
+    /// Whether the difference lasts.
+    pub fn round(&mut self, before: u64, primary: &Seen, secondary: &Seen) -> bool {
+        let is_quiet = primary.print() == before;
+        let last = std::mem::replace(&mut self.before, is_quiet.then(|| (before, secondary.print())));
+        self.is_quiet() && self.before == last
+    }
+
+    /// Whether nothing was written in the last round.
+    pub fn is_quiet(&self) -> bool {
+        self.before.is_some()
     }
 }
 
@@ -160,7 +215,10 @@ mod tests {
         assert!(page.equals(&page) && page.differing(&page, entity::ENTITIES[0]).is_empty());
         let turned = seen(&[("b", 2), ("a", 1)]);
         assert!(!page.equals(&turned) && page.differing(&turned, entity::ENTITIES[0]).is_empty());
-        assert!(!page.equals(&Seen { has_more: true, ..page.clone() }));
+        let more =
+            |id: &str| Seen { next: Some(Cursor { value: bson::Bson::Null, id: id.to_owned() }), ..page.clone() };
+        // Each store goes on in its own way.
+        assert!(!page.equals(&more("b")) && more("a").equals(&more("b")));
         let unreadable = Seen { unreadable: Some("why".to_owned()), ..Seen::default() };
         assert!(!unreadable.equals(&Seen::default()) && !unreadable.equals(&unreadable));
     }
@@ -180,5 +238,17 @@ mod tests {
             seen
         };
         assert!(at(1).equals(&at(2)) && at(1).print() != at(2).print() && at(1).print() == at(1).print());
+    }
+
+    #[test]
+    fn a_difference_lasts_when_two_rounds_in_a_row_found_the_same_and_nothing_was_written() {
+        let [one, other, third] = [seen(&[("a", 1)]), seen(&[("a", 2)]), seen(&[("a", 3)])];
+        let mut standstill = Standstill::default();
+        let rounds = [(&one, &one, &other), (&one, &third, &other), (&one, &one, &other), (&one, &one, &third)];
+        for (before, now, secondary) in rounds {
+            assert!(!standstill.round(before.print(), now, secondary));
+        }
+        assert!(standstill.round(one.print(), &one, &third) && standstill.is_quiet());
+        assert!(!standstill.round(third.print(), &one, &third) && !standstill.is_quiet());
     }
 }

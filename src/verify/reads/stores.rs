@@ -1,0 +1,178 @@
+//! Both stores as read parity sees them: every read is paid for, and what the mirror has yet to bring is waited for.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use mongodb::Database;
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use super::{ReadError, Result};
+use crate::anchor::Mark;
+use crate::backfill::Rate;
+use crate::backfill::limit::Limiter;
+use crate::mapping::Mapping;
+use crate::parity::{Read, Seen};
+use crate::phase::{Backend, Phase};
+use crate::source::Source;
+use crate::store::{Cursor, MongoStore, PostgresStore, StoreError};
+use crate::switch::{Standing, Switch};
+use crate::target::{Target, TargetError};
+
+/// How long a mark may take to be written, and to be looked for.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// How long the mirror may take to pass a mark.
+const MIRROR_WAIT: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Keys of documents that an operator has accepted to be no rows, by collection.
+type Accepted = HashMap<String, HashSet<String>>;
+
+type Answer = std::result::Result<Seen, StoreError>;
+
+/// The two stores, in one phase.
+#[derive(Debug)]
+pub struct Stores {
+    switch: Switch,
+    mongo: MongoStore,
+    postgres: PostgresStore,
+    database: Database,
+    pool: PgPool,
+    accepted: Accepted,
+    limiter: Limiter,
+    /// Whether a mirror was running when it began.
+    is_followed: bool,
+    /// The phase.
+    pub phase: Phase,
+    /// Its epoch.
+    pub epoch: i32,
+}
+
+impl Stores {
+    /// The stores as they stand now.
+    pub async fn open(source: &Source, target: &Target, rate: Rate) -> Result<Self> {
+        let switch = Switch::new(source.clone(), target.clone(), String::new(), Duration::ZERO);
+        let (phase, epoch) = standing(&switch).await?;
+        let (database, pool) = (source.database().clone(), target.pool().clone());
+        let listed = sqlx::query_as("select collection, id from bridge.quarantine where accepted_at is not null");
+        let listed: Vec<(String, String)> = listed.fetch_all(&pool).await.map_err(failed("read the quarantine"))?;
+        let mut accepted = Accepted::new();
+        for (collection, id) in listed {
+            accepted.entry(collection).or_default().insert(id);
+        }
+        let mirror = "select exists (select from bridge.stream where leased_until > clock_timestamp())";
+        let is_followed = sqlx::query_scalar(mirror).fetch_one(&pool).await.map_err(failed("look for a mirror"))?;
+        Ok(Self {
+            switch,
+            // Nothing is written, so the epoch does not matter.
+            mongo: MongoStore::new(source.client().clone(), database.clone(), 0),
+            postgres: PostgresStore::new(pool.clone()),
+            database,
+            pool,
+            accepted,
+            limiter: Limiter::new(rate),
+            is_followed,
+            phase,
+            epoch,
+        })
+    }
+
+    /// Fails when the phase, or the epoch, has changed since.
+    pub async fn require_same_phase(&self) -> Result<()> {
+        let now = standing(&self.switch).await?;
+        if now == (self.phase, self.epoch) { Ok(()) } else { Err(ReadError::Turned { from: self.phase, to: now.0 }) }
+    }
+
+    /// The store whose answers stand.
+    pub fn primary(&self) -> Backend {
+        self.phase.primary()
+    }
+
+    /// What one store answers.
+    pub async fn read(&self, read: &Read, from: Backend) -> Result<Seen> {
+        let answered = match from {
+            Backend::Mongo => self.of_mongo(read).await,
+            Backend::Postgres => read.of(&self.postgres).await,
+        };
+        let seen = answered.map_err(|source| ReadError::Store { backend: from, source })?;
+        let bytes: usize = seen.items.iter().map(|item| item.document.as_bytes().len()).sum();
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        self.limiter.pay(count(seen.items.len()), count(bytes)).await;
+        Ok(seen)
+    }
+
+    /// What MongoDB answers, but for what is accepted to be there alone: others come in its place.
+    async fn of_mongo(&self, read: &Read) -> Answer {
+        let Some(accepted) = self.accepted.get(read.entity().name) else { return read.of(&self.mongo).await };
+        let mapping = Mapping::new(read.entity());
+        let without = |mut seen: Seen| {
+            seen.items.retain(|item| !accepted.contains(mapping.key(&item.document).text()));
+            seen
+        };
+        let mut seen = without(read.of(&self.mongo).await?);
+        let Read::Page(query) = read else { return Ok(seen) };
+        let after = async |next: &Option<Cursor>, limit: u32| -> Answer {
+            Ok(without(Read::Page(query.clone().after(next.clone()).limit(limit)).of(&self.mongo).await?))
+        };
+        loop {
+            let found = u32::try_from(seen.items.len()).unwrap_or(u32::MAX);
+            let missing = query.limit.saturating_sub(found);
+            if seen.next.is_none() || missing == 0 {
+                break;
+            }
+            let more = after(&seen.next, missing).await?;
+            seen.items.extend(more.items);
+            seen.next = more.next;
+        }
+        // Another page follows only when something else is on it.
+        let mut ahead = seen.next.clone();
+        while ahead.is_some() {
+            let further = after(&ahead, 1).await?;
+            if !further.items.is_empty() {
+                return Ok(seen);
+            }
+            ahead = further.next;
+        }
+        seen.next = None;
+        Ok(seen)
+    }
+
+    /// Waits until the mirror has brought to the secondary whatever could be read from the primary until now. Where no
+    /// mirror was running there is nothing to wait for.
+    pub async fn until_followed(&self) -> Result<()> {
+        if !self.is_followed {
+            return Ok(());
+        }
+        let deadline = Instant::now() + MIRROR_WAIT;
+        let silent = |_| ReadError::Behind { secondary: self.primary().other() };
+        let mark = Mark::take(self.primary(), &self.database, &self.pool);
+        let mark = tokio::time::timeout(ANSWER_WAIT, mark).await.map_err(silent)?.map_err(ReadError::of_mark)?;
+        loop {
+            let passed = tokio::time::timeout(ANSWER_WAIT, mark.is_passed(&self.pool)).await.map_err(silent)?;
+            if passed.map_err(failed("look how far the mirror is"))? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(ReadError::Behind { secondary: self.primary().other() });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// The phase and the epoch.
+async fn standing(switch: &Switch) -> Result<(Phase, i32)> {
+    let fences = switch.fences().await?;
+    match fences.standing() {
+        Standing::Open(Phase::Postgres) => Err(ReadError::Alone),
+        Standing::Open(phase) => Ok((phase, fences.mongo.epoch.max(fences.postgres.epoch))),
+        Standing::Closed(_) | Standing::Reopening(..) => Err(ReadError::Half),
+    }
+}
+
+fn failed(attempted: &'static str) -> impl Fn(sqlx::Error) -> TargetError {
+    move |error| TargetError::of(attempted, error)
+}
