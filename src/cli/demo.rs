@@ -1,7 +1,11 @@
 //! `bridge demo`: the whole move on private servers, by the same commands that a user types.
 
+mod flip;
+mod load;
 mod tamper;
 
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bson::RawDocumentBuf;
@@ -12,16 +16,24 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::progress::{Bar, seconds};
 use super::verify::VerifyArgs;
-use super::{Context, Exit, Failure, Settings, backfill, migrate, verify};
+use super::{Context, Exit, Failure, Settings, backfill, migrate, reads, repair, simulate, verify};
 use crate::dataset::{self, fixtures};
 use crate::embedded::{EmbeddedError, Endpoint, Endpoints};
+use crate::entity::{self, ENTITIES};
+use crate::phase::Phase;
 use crate::source::{Source, SourceError};
-use crate::target::{self, TargetError};
+use crate::target::{self, Target, TargetError};
+use crate::verify::repair::Extras;
 use crate::verify::{Report, Verdict};
+use flip::Flips;
+use load::{Load, Mirror};
 use tamper::Tampered;
 
 /// How many documents the demo generates when `--documents` is not given.
 const DOCUMENTS: u64 = 200_000;
+
+/// How long shadow reads may take to begin.
+const SHADOW_WAIT: Duration = Duration::from_secs(60);
 
 /// The generated documents are the same every time.
 const SEED: u64 = 1;
@@ -93,6 +105,8 @@ struct Stage {
     postgres_url: String,
     /// To create and drop the database with.
     admin_url: String,
+    /// Where the report of the newest verification is kept.
+    report: PathBuf,
     /// As if the user had set the URLs.
     bridge: Context,
 }
@@ -105,23 +119,82 @@ impl Stage {
         let (mongo_url, postgres_url) = (servers.mongo.url(), servers.postgres.url_of(&database));
         let settings = Settings::of_stores(mongo_url.clone(), postgres_url.clone(), &database);
         let bridge = Context { settings, output: context.output, stop: context.stop.clone() };
-        Self { database, mongo_url, postgres_url, admin_url: servers.postgres.url(), bridge }
+        let report = std::env::temp_dir().join(format!("{database}.html"));
+        Self { database, mongo_url, postgres_url, admin_url: servers.postgres.url(), report, bridge }
     }
 
     async fn show(&self, documents: u64, steps: &mut Steps<'_>) -> Result<(), Failure> {
-        let bridge = &self.bridge;
-        let source = bridge.until_stopped(bridge.source()).await?;
-        let database = source.database();
-        let fill = bridge.until_stopped(self.fill(database, documents));
-        steps.step("fill MongoDB with eleven collections and every awkward document of fixtures/", fill).await?;
         steps.step("bridge migrate", self.migrate()).await?;
+        let load = "start a scheduler that goes on working until the end (bridge simulate phase)";
+        let load = steps.step(load, Load::start(&self.bridge)).await?;
+        let mirror = std::cell::OnceCell::new();
+        let moved = self.bridge.until_stopped(self.moved(documents, &load, &mirror, steps)).await;
+        let (ended, found) = (
+            async {
+                match mirror.into_inner() {
+                    Some(mirror) => Mirror::end(mirror).await,
+                    None => Ok(()),
+                }
+            }
+            .await,
+            load.end().await,
+        );
+        moved?;
+        ended?;
+        let found =
+            steps.step("end the scheduler, and look for every write it was told is made", async { found }).await?;
+        self.bridge.output.text(&simulate::told(&found))?;
+        if found.faults.is_empty() && found.writes > 0 { Ok(()) } else { Err(broken("acknowledged writes are lost")) }
+    }
+
+    /// The whole move, while the scheduler works.
+    async fn moved(
+        &self,
+        documents: u64,
+        load: &Load,
+        mirror: &std::cell::OnceCell<Mirror>,
+        steps: &mut Steps<'_>,
+    ) -> Result<(), Failure> {
+        let (source, target) = (self.bridge.source().await?, self.bridge.target(NonZeroUsize::MIN).await?);
+        let fill = self.fill(source.database(), documents);
+        steps.step("fill MongoDB with eleven collections and every awkward document of fixtures/", fill).await?;
         steps.step("bridge backfill", self.backfill()).await?;
-        expect_clean(&steps.step("bridge verify", self.verify()).await?)?;
-        let tamper = bridge.until_stopped(self.tamper(database, documents));
-        let tampered = steps.step("change three documents behind the bridge's back", tamper).await?;
-        tampered.expect_found(&steps.step("bridge verify", self.verify()).await?)?;
-        steps.step("bridge backfill", self.backfill()).await?;
-        expect_clean(&steps.step("bridge verify", self.verify()).await?)
+        let follow = async { Ok(mirror.set(Mirror::start(&self.bridge).await?).is_ok()) };
+        steps.step("bridge mirror, from here on in the background", follow).await?;
+        expect_clean(&steps.step("bridge verify, while the scheduler works", self.verify()).await?)?;
+        let tampered =
+            steps.step("change three rows behind the bridge's back", self.tamper(&target, documents)).await?;
+        let report = steps.step("bridge verify", self.verify()).await?;
+        tampered.expect_found(&report)?;
+        steps.step("bridge verify --repair --delete-extra", self.repair(&report)).await?;
+        steps
+            .step("bridge quarantine accept, for each document that cannot become a row", self.accept(&target))
+            .await?;
+        let flips = Flips { source, target, output: self.bridge.output };
+        steps
+            .step(
+                "bridge switch mongo-primary: from now on every write goes to both stores",
+                flips.turn(Phase::MongoPrimary),
+            )
+            .await?;
+        steps.step("shadow reads", self.shadow(load)).await?;
+        for (phase, words) in [
+            (Phase::PostgresPrimary, "bridge switch postgres-primary"),
+            (Phase::MongoPrimary, "bridge switch mongo-primary: the way back"),
+            (Phase::PostgresPrimary, "bridge switch postgres-primary, again"),
+            (Phase::Postgres, "bridge switch postgres: the way back ends here"),
+        ] {
+            expect_clean(&steps.step("bridge verify", self.verify()).await?)?;
+            if phase == Phase::PostgresPrimary {
+                steps.step("bridge verify --reads", self.reads()).await?;
+            }
+            steps.step(words, flips.turn(phase)).await?;
+            self.bridge.output.text(&load.text())?;
+            if !load.is_at_work() {
+                return Err(broken("the scheduler has ended by itself"));
+            }
+        }
+        Ok(())
     }
 
     async fn fill(&self, database: &Database, documents: u64) -> Result<(), Failure> {
@@ -155,14 +228,61 @@ impl Stage {
     }
 
     async fn verify(&self) -> Result<Report, Failure> {
-        verify::verify(&VerifyArgs::default(), &self.bridge).await
+        let report = Some(self.report.clone());
+        let args = VerifyArgs { tolerance_seconds: Some(2), report, ..VerifyArgs::default() };
+        let report = verify::verify(&args, &self.bridge).await?;
+        self.bridge.output.text(&format!("\nthe report: {}", self.report.display()))?;
+        Ok(report)
     }
 
-    async fn tamper(&self, database: &Database, documents: u64) -> Result<Tampered, Failure> {
+    async fn reads(&self) -> Result<Exit, Failure> {
+        let args = VerifyArgs {
+            reads: reads::ReadsArgs { reads: true, tenants: None },
+            diffs: Some(0),
+            ..VerifyArgs::default()
+        };
+        reads::run(&args, &self.bridge).await
+    }
+
+    async fn tamper(&self, target: &Target, documents: u64) -> Result<Tampered, Failure> {
         let tampered = Tampered::of(documents)?;
-        tampered.apply(database).await.map_err(|error| SourceError::of("change three documents", error))?;
+        tampered.apply(target.pool()).await.map_err(|error| TargetError::of("change three rows", error))?;
         self.bridge.output.text(&tampered.text())?;
         Ok(tampered)
+    }
+
+    async fn repair(&self, report: &Report) -> Result<(), Failure> {
+        let stores = self.bridge.stores(NonZeroUsize::MIN).await?;
+        let wanted = repair::Wanted { extras: Extras::Delete, yes: true };
+        match repair::run(report, wanted, &stores, &self.bridge).await? {
+            Exit::Clean => Ok(()),
+            _ => Err(broken("the stores were not brought level")),
+        }
+    }
+
+    async fn accept(&self, target: &Target) -> Result<(), Failure> {
+        let entries = crate::quarantine::list(target, ENTITIES).await?;
+        for entry in &entries {
+            if let Some(entity) = entity::named(&entry.collection) {
+                crate::quarantine::accept(target, entity, &entry.id).await?;
+            }
+        }
+        self.bridge
+            .output
+            .text(&format!("{} documents stay behind in MongoDB, and are kept in the quarantine", entries.len()))
+    }
+
+    /// Waits until some reads were compared.
+    async fn shadow(&self, load: &Load) -> Result<(), Failure> {
+        let deadline = Instant::now() + SHADOW_WAIT;
+        loop {
+            let (text, is_well) = load.shadow();
+            if is_well || Instant::now() > deadline {
+                self.bridge.output.text(&text)?;
+                return if is_well { Ok(()) } else { Err(broken("the secondary does not answer as the primary does")) };
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Our own servers go with all they hold; from others the databases are dropped.

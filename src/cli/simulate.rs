@@ -219,7 +219,7 @@ async fn compared<S: Store>(args: &SimulateArgs, context: &Context, store: &S) -
     Ok(if findings.faults.is_empty() { Exit::Clean } else { Exit::Mismatch })
 }
 
-fn told(findings: &Findings) -> String {
+pub(super) fn told(findings: &Findings) -> String {
     let Findings { writes, keys, runs, runs_over, faults } = findings;
     let mut lines =
         vec![format!("{writes} acknowledged writes of {keys} keys; {runs} runs, {runs_over} of them completed")];
@@ -242,7 +242,7 @@ fn of_store(place: Place, error: Error) -> Failure {
     Failure::of(exit, &error)
 }
 
-fn of_connection(error: ConnectError) -> Failure {
+pub(super) fn of_connection(error: ConnectError) -> Failure {
     match error {
         ConnectError::Source(error) | ConnectError::Fence(FenceError::Source(error)) => error.into(),
         ConnectError::Target(error) | ConnectError::Fence(FenceError::Target(error)) => error.into(),
@@ -255,6 +255,6 @@ fn of_lock(error: LockError) -> Failure {
     Failure::of(if matches!(error, LockError::Pooler) { Exit::Refused } else { Exit::Target }, &error)
 }
 
-fn of_journal(error: JournalError) -> Failure {
+pub(super) fn of_journal(error: JournalError) -> Failure {
     Failure::of(Exit::Usage, &error)
 }

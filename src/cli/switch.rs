@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::settings::{Lease, collection};
-use super::{Context, Exit, Failure, confirm};
+use super::{Context, Exit, Failure, Output, confirm};
 use crate::condition::Condition;
 use crate::entity::Entity;
 use crate::fence::FenceError;
@@ -83,7 +83,7 @@ pub(super) async fn run(args: SwitchArgs, context: &Context) -> Result<Exit, Fai
             Ok(Exit::Clean)
         }
         SwitchArgs { resume: true, .. } => {
-            let made = switch.resume(options(&args), &mut |step| told(&step, context)).await?;
+            let made = switch.resume(options(&args), &mut |step| told(&step, context.output)).await?;
             made_known(&made, context)
         }
         SwitchArgs { phase: Some(phase), .. } => turn(&switch, phase, &args, context).await,
@@ -116,7 +116,7 @@ async fn turn(switch: &Switch, to: Phase, args: &SwitchArgs, context: &Context) 
         return Err(Failure::new(Exit::Interrupted, "stopped before anything was turned"));
     }
     let permit = switch.permit(to, &limits).await?;
-    let made = switch.make(permit, options(args), &mut |step| told(&step, context)).await?;
+    let made = switch.make(permit, options(args), &mut |step| told(&step, context.output)).await?;
     made_known(&made, context)
 }
 
@@ -144,11 +144,11 @@ fn gate(transition: Transition, conditions: &[Condition], processes: usize) -> S
     format!("from {from} to {to}; {processes} processes of the application write to MongoDB\n{conditions}")
 }
 
-fn told(step: &Step, context: &Context) {
+pub(super) fn told(step: &Step, output: Output) {
     let millis = step.took.as_secs_f64() * 1_000.0;
     // A terminal that is gone must not stop the switch.
-    drop(context.output.text(&format!("{millis:>9.1} ms  {}", step.name)));
-    drop(context.output.object(&json!({ "step": step.name, "milliseconds": millis })));
+    drop(output.text(&format!("{millis:>9.1} ms  {}", step.name)));
+    drop(output.object(&json!({ "step": step.name, "milliseconds": millis })));
 }
 
 fn made_known(made: &Made, context: &Context) -> Result<Exit, Failure> {

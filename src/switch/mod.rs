@@ -10,6 +10,7 @@ mod clients;
 pub mod gate;
 mod record;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -261,6 +262,11 @@ impl Switch {
     /// The application's processes that write to MongoDB.
     pub async fn instances(&self) -> Result<Vec<Instance>> {
         Ok(self.view().await?.instances.into_values().collect())
+    }
+
+    /// The clients of MongoDB that are none of the application's processes, by name.
+    pub async fn strangers(&self) -> Result<BTreeSet<String>> {
+        Ok(clients::unregistered(&self.source, &self.view().await?).await?)
     }
 
     /// What must be so for `to` to follow, and whether it is.

@@ -174,8 +174,8 @@ impl Repair {
         sqlx::query("select bridge.enter($1)").bind(self.turn.epoch).execute(&mut *connection).await?;
         let sql = format!(
             "insert into bridge.tombstone (collection, id, epoch, clock)
-            select $1, id, $3, nextval('bridge.clock') from unnest($2::text[]) as id
-            where not exists (select from scheduler.{} r where r.id = id)
+            select $1, key.id, $3, nextval('bridge.clock') from unnest($2::text[]) as key (id)
+            where not exists (select from scheduler.{} r where r.id = key.id)
             on conflict (collection, id) do update set epoch = excluded.epoch, clock = excluded.clock",
             entity.name
         );

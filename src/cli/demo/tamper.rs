@@ -1,9 +1,8 @@
-//! Three documents changed in MongoDB without the bridge's knowledge, and what a verification must say of them.
+//! Three rows changed in PostgreSQL without the bridge's knowledge, and what a verification must say of them.
 
-use bson::{Bson, RawDocumentBuf, doc};
-use mongodb::Database;
-use mongodb::error::Result;
+use bson::{Bson, RawDocumentBuf};
 use serde_json::Value;
+use sqlx::PgPool;
 
 use super::{broken, document};
 use crate::cli::Failure;
@@ -11,17 +10,16 @@ use crate::dataset;
 use crate::escape::escape;
 use crate::verify::{Kind, Report};
 
-/// Where a document is changed, deleted and added.
+/// Where a row is changed, deleted and added.
 const CHANGED: &str = "runs";
 const DELETED: &str = "graph_jobs";
 const ADDED: &str = "policy_jobs";
 
-/// The three documents.
+/// The three rows.
 pub(super) struct Tampered {
     changed: Bson,
     deleted: Bson,
-    added: RawDocumentBuf,
-    added_id: Bson,
+    added: Bson,
 }
 
 impl Tampered {
@@ -30,18 +28,23 @@ impl Tampered {
     pub(super) fn of(total: u64) -> std::result::Result<Self, Failure> {
         let next =
             dataset::proportions(total).into_iter().find(|(name, _)| *name == ADDED).map_or(0, |(_, count)| count);
-        let added = document(ADDED, next)?;
-        let (changed, deleted) = (id(&document(CHANGED, 0)?), id(&document(DELETED, 0)?));
-        Ok(Self { changed, deleted, added_id: id(&added), added })
+        let of = |collection, index| Ok::<_, Failure>(id(&document(collection, index)?));
+        Ok(Self { changed: of(CHANGED, 0)?, deleted: of(DELETED, 0)?, added: of(ADDED, next)? })
     }
 
     /// Changes, deletes, adds.
-    pub(super) async fn apply(&self, database: &Database) -> Result<()> {
-        let collection = |name| database.collection::<RawDocumentBuf>(name);
-        let change = doc! { "$set": { "error": "changed behind the bridge's back" } };
-        collection(CHANGED).update_one(doc! { "_id": self.changed.clone() }, change).await?;
-        collection(DELETED).delete_one(doc! { "_id": self.deleted.clone() }).await?;
-        collection(ADDED).insert_one(&self.added).await?;
+    pub(super) async fn apply(&self, pool: &PgPool) -> sqlx::Result<()> {
+        for (statement, id) in [
+            ("update scheduler.runs set error = 'changed behind the bridge''s back' where id = $1", &self.changed),
+            ("delete from scheduler.graph_jobs where id = $1", &self.deleted),
+            (
+                "insert into scheduler.policy_jobs
+                select (jsonb_populate_record(t, jsonb_build_object('id', $1::text))).* from scheduler.policy_jobs t limit 1",
+                &self.added,
+            ),
+        ] {
+            sqlx::query(statement).bind(id.as_str()).execute(pool).await?;
+        }
         Ok(())
     }
 
@@ -70,8 +73,8 @@ impl Tampered {
         let json = |id: &Bson| id.clone().into_canonical_extjson();
         [
             (CHANGED, json(&self.changed), Kind::Content),
-            (DELETED, json(&self.deleted), Kind::Extra),
-            (ADDED, json(&self.added_id), Kind::Missing),
+            (DELETED, json(&self.deleted), Kind::Missing),
+            (ADDED, json(&self.added), Kind::Extra),
         ]
     }
 }

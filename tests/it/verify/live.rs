@@ -219,11 +219,16 @@ async fn a_thousand_damages_planted_under_load_are_found_each_with_its_kind_and_
     }
     let mut expected = BTreeMap::new();
     for damage in &victims {
-        damage.plant(&bed).await;
         let finding = damage.finding();
+        let before = state(&bed, &finding).await;
+        damage.plant(&bed).await;
         let planted = state(&bed, &finding).await;
-        expected.insert(finding, planted);
+        // A column that becomes null may have been null.
+        if planted != before {
+            expected.insert(finding, planted);
+        }
     }
+    assert!(expected.len() > DAMAGES * 9 / 10, "{}", expected.len());
     let before = objects(&watching.said()).len();
     // One that was under way, and one that begins after all is planted.
     until("all is looked at", LIMIT, async || objects(&watching.said()).len() >= before + 2).await;
