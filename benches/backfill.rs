@@ -9,15 +9,17 @@
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark fails by a panic and speaks by printing")]
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use common::{folder, median, number, write};
+use common::{median, number, write};
 use futures::future::join_all;
 use mongodb::bson::RawDocumentBuf;
+use process::{Clock, DATABASE, Run, load, megabytes, peak, python, rate};
 use scheduler_bridge::dataset;
 use scheduler_bridge::embedded::Servers;
 use scheduler_bridge::entity;
@@ -34,10 +36,6 @@ const STREAMS: usize = 2;
 
 /// Bytes of one COPY transaction, as the bridge makes them.
 const TRANSACTION: usize = 4 << 20;
-
-const SECOND: Duration = Duration::from_secs(1);
-
-const DATABASE: &str = "bench";
 
 #[tokio::main]
 async fn main() {
@@ -73,16 +71,6 @@ struct Bench {
     rounds: u64,
     /// The rows of every document, encoded beforehand, in pieces of one transaction.
     encoded: Arc<Vec<Vec<u8>>>,
-}
-
-/// One measured run.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    taken: Duration,
-    /// The largest resident size of the process, in bytes; of a part inside this process, nothing.
-    memory: Option<u64>,
-    /// Processor time of the contender itself, of MongoDB and of PostgreSQL.
-    processor: [Duration; 3],
 }
 
 impl Bench {
@@ -129,26 +117,15 @@ impl Bench {
         for (index, name) in names.iter().enumerate() {
             let all = runs[index].iter().map(|run| format!("{:.0}", self.rate(run))).collect::<Vec<_>>().join(" ");
             let letter = ["a", "b", "c", "d", "e"][index];
-            println!("  ({letter}) {name:22} {:>9.0}   ({all})   {}", rates[index], self.load(&runs[index]));
+            println!("  ({letter}) {name:22} {:>9.0}   ({all})   {}", rates[index], load(&runs[index], self.documents));
         }
         let ratios = [("c/b", rates[2] / rates[1]), ("c/e", rates[2] / rates[4]), ("d/c", rates[3] / rates[2])];
         println!("  {}\n", ratios.map(|(name, ratio)| format!("{name} = {ratio:.2}")).join("   "));
         json!({
             "rates": names.iter().zip(&rates).map(|(name, rate)| json!({ "name": name, "documents_per_second": rate })).collect::<Vec<_>>(),
             "ratios": ratios.map(|(name, ratio)| json!({ name: ratio })),
-            "peak_bytes": runs.map(|runs| runs.iter().filter_map(|run| run.memory).max()),
+            "peak_bytes": runs.map(|runs| peak(&runs)),
         })
-    }
-
-    /// The processor time a document of the contender and of both servers, and the contender's peak of memory.
-    fn load(&self, runs: &[Run]) -> String {
-        let micros = |part: usize| {
-            let each = runs.iter().map(|run| run.processor[part].as_secs_f64() * 1e6 / rate(self.documents, SECOND));
-            median(each.collect())
-        };
-        let processor = format!("µs {:.1} + {:.1} + {:.1}", micros(0), micros(1), micros(2));
-        let peak = runs.iter().filter_map(|run| run.memory).max();
-        peak.map_or(processor.clone(), |peak| format!("{processor}, peak {:.0} MB", megabytes(peak)))
     }
 
     fn rate(&self, run: &Run) -> f64 {
@@ -158,7 +135,7 @@ impl Bench {
     /// (a): every document of the collection, raw, on as many cursors as the bridge has workers.
     async fn drain(&self) -> Run {
         let halves = self.halves().await;
-        let clock = self.clock();
+        let clock = Clock::start(&self.servers);
         let counts = join_all(halves.into_iter().map(|half| {
             let source = self.source.clone();
             tokio::spawn(async move { count(&source, &half).await })
@@ -183,7 +160,7 @@ impl Bench {
         for _ in 0..STREAMS {
             connections.push(connect(&self.servers).await);
         }
-        let clock = self.clock();
+        let clock = Clock::start(&self.servers);
         let pieces = self.encoded.len().div_ceil(STREAMS);
         let streams = connections.into_iter().enumerate().map(|(index, connection)| {
             let (encoded, statement) = (self.encoded.clone(), statement.clone());
@@ -198,7 +175,8 @@ impl Bench {
     fn plain(&self) -> Run {
         let mut command = Command::new(&self.python);
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/plain_copy.py"));
-        self.run(command)
+        command.stdout(Stdio::null());
+        process::run(command, &self.servers)
     }
 
     /// (c) and (d): the command itself, from start to exit.
@@ -210,28 +188,8 @@ impl Bench {
         } else {
             command.arg("runs");
         }
-        self.run(command)
-    }
-
-    fn run(&self, mut command: Command) -> Run {
-        command.env("BRIDGE_MONGO_URL", self.servers.mongo.url()).env("BRIDGE_MONGO_DATABASE", DATABASE);
-        command.env("BRIDGE_POSTGRES_URL", self.servers.postgres.url()).stdout(Stdio::null());
-        let clock = self.clock();
-        let mut child = command.spawn().expect("start the process");
-        let mut memory = None;
-        loop {
-            memory = resident_peak(child.id()).or(memory);
-            if let Some(status) = child.try_wait().expect("wait for the process") {
-                assert!(status.success(), "{command:?} ended with {status}");
-                return clock.stop(memory);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn clock(&self) -> Clock {
-        let pids = [std::process::id(), self.servers.mongo.pid(), self.servers.postgres.pid()];
-        Clock { pids, processor: pids.map(processor_time), started: Instant::now() }
+        command.stdout(Stdio::null());
+        process::run(command, &self.servers)
     }
 
     /// Empties the table and forgets the ledger; statistics and dead rows are dealt with before the next clock starts.
@@ -330,61 +288,4 @@ async fn drop_indexes(connection: &mut PgConnection) {
     .execute(connection)
     .await
     .expect("drop the indexes");
-}
-
-/// An interpreter with the drivers that the plain script uses.
-fn python() -> PathBuf {
-    let folder = folder().join("python");
-    let python = folder.join("bin/python");
-    if !python.exists() {
-        let run = |command: &mut Command| assert!(command.status().expect("run python3").success(), "{command:?}");
-        run(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-        run(Command::new(&python).args(["-m", "pip", "install", "-q", "pymongo==4.20.0", "psycopg[binary]==3.3.9"]));
-    }
-    python
-}
-
-/// The largest resident size a process has had, in bytes (`VmHWM`, Linux).
-fn resident_peak(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
-}
-
-/// Measures one run.
-struct Clock {
-    pids: [u32; 3],
-    processor: [Duration; 3],
-    started: Instant,
-}
-
-impl Clock {
-    fn stop(self, memory: Option<u64>) -> Run {
-        let taken = self.started.elapsed();
-        let mut processor = self.pids.map(processor_time);
-        processor.iter_mut().zip(self.processor).for_each(|(after, before)| *after -= before);
-        Run { taken, memory, processor }
-    }
-}
-
-/// The processor time of a process and its children, the ended ones included, in the 100ths of a second that Linux
-/// shows: `utime`, `stime`, `cutime` and `cstime`.
-fn processor_time(pid: u32) -> Duration {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let of_children: u64 = children.split_whitespace().filter_map(|child| ticks(child, 2)).sum();
-    Duration::from_millis((ticks(&pid.to_string(), 4).unwrap_or_default() + of_children) * 10)
-}
-
-fn ticks(pid: &str, fields: usize) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let counts = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(fields);
-    Some(counts.filter_map(|count| count.parse::<u64>().ok()).sum())
-}
-
-fn rate(documents: u64, taken: Duration) -> f64 {
-    f64::from(u32::try_from(documents).expect("documents")) / taken.as_secs_f64()
-}
-
-fn megabytes(bytes: u64) -> f64 {
-    f64::from(u32::try_from(bytes >> 10).expect("size")) / 1024.0
 }

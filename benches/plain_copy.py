@@ -33,4 +33,5 @@ def main():
                 copy.write_row([document["_id"], *row, 1, 1])
 
 
-main()
+if __name__ == "__main__":
+    main()
