@@ -233,6 +233,7 @@ impl Stage {
         let args = VerifyArgs { tolerance_seconds: Some(2), report, ..VerifyArgs::default() };
         let report = verify::verify(&args, &self.bridge).await?;
         self.bridge.output.text(&format!("\nthe report: {}", self.report.display()))?;
+        self.bridge.output.object(&json!({ "report": self.report }))?;
         Ok(report)
     }
 

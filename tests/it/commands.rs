@@ -314,10 +314,20 @@ async fn the_demo_keeps_its_promise_and_leaves_nothing_behind_on_servers_it_was_
     command.env("BRIDGE_TEST_MONGO_URL", &bed.mongo_url).env("BRIDGE_TEST_POSTGRES_URL", &bed.postgres_url);
     let text = said(command, 0).await;
     let end = last(&text);
-    assert_eq!((&end["demo"], end["steps"].as_array().map(Vec::len)), (&json!("passed"), Some(9)), "{end}");
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("an object"));
-    let verdicts: Vec<_> = lines.filter_map(|line| line.get("verdict").cloned()).collect();
-    assert_eq!(verdicts, ["clean", "mismatch", "clean"]);
+    assert_eq!((&end["demo"], end["steps"].as_array().map(Vec::len)), (&json!("passed"), Some(24)), "{end}");
+    let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    let of = |name: &str| objects.iter().filter_map(|one| one.get(name).cloned()).collect::<Vec<_>>();
+    let turned: Vec<Value> =
+        objects.iter().filter(|one| one.get("pause_milliseconds").is_some()).map(|one| one["phase"].clone()).collect();
+    assert_eq!(turned, ["mongo-primary", "postgres-primary", "mongo-primary", "postgres-primary", "postgres"]);
+    let verdicts: Vec<Value> =
+        objects.iter().filter(|one| one.get("mismatches").is_some()).map(|one| one["verdict"].clone()).collect();
+    assert_eq!(verdicts, ["clean", "mismatch", "clean", "clean", "clean", "clean"]);
+    // The report that it names is there, and is a page.
+    let report = of("report").pop().expect("a report");
+    let report = std::path::PathBuf::from(report.as_str().expect("a path"));
+    assert!(std::fs::read_to_string(&report).expect("read the report").starts_with("<!doctype html>"));
+    std::fs::remove_file(report).expect("remove the report");
     assert_eq!(left_by_demos(&bed).await, before);
 }
 

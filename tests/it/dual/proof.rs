@@ -150,3 +150,74 @@ async fn a_mirror_that_is_gone_a_quarantine_and_a_stray_write_are_refused_and_al
     until("its lease is over", LIMIT, async || !looked(&bed, "the mirror is level", &[]).await.0).await;
     assert_refused(looked(&bed, "the mirror is level", &[]).await, "no mirror is running");
 }
+
+const READS: &str = "the newest comparison of reads is whole, fresh and clean";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_must_be_compared_for_all_tenants_and_differ_only_where_that_is_accepted() {
+    let (bed, _mirror) = level().await;
+    assert_refused(looked(&bed, READS, &[]).await, "there is none");
+    let reads = async |arguments: &[&str]| {
+        let arguments = [&["--json", "verify", "--reads"], arguments].concat();
+        let (exit, _, stderr) = objects(bed.bridge(&arguments)).await;
+        assert!(matches!(exit, Some(0 | 1)), "{exit:?} {stderr}");
+    };
+    reads(&["--tenants", "1"]).await;
+    assert_refused(looked(&bed, READS, &[]).await, "partial: a sample of the tenants");
+
+    // A row that one of the queries does not find.
+    execute(&bed, "delete from scheduler.runs where id = (select min(id) from scheduler.runs)").await;
+    reads(&[]).await;
+    let (met, found) = looked(&bed, READS, &[]).await;
+    let names = found.split_once("reads differ in ").expect(&found).1.split(", ").collect::<Vec<_>>();
+    assert!(!met && names.contains(&"runs"), "{found}");
+    let accepted: Vec<&str> = names.iter().flat_map(|name| ["--accept-reads", *name]).collect();
+    let (met, found) = looked(&bed, READS, &accepted).await;
+    assert!(met && found.contains("accepted: "), "{found}");
+    assert_refused(looked(&bed, READS, &[&accepted[..], &["--fresh-seconds", "0"]].concat()).await, "stale");
+
+    let fence = bed.database.collection::<Document>(scheduler_bridge::fence::mongo::COLLECTION);
+    for (from, to) in [(1, 2), (2, 1)] {
+        let changed = fence.update_one(doc! { "epoch": from }, doc! { "$set": { "epoch": to } }).await.expect("change");
+        assert_eq!(changed.modified_count, 1);
+        if to == 2 {
+            assert_refused(looked(&bed, READS, &accepted).await, "another epoch");
+        }
+    }
+    execute(&bed, "update bridge.read_parity set report = jsonb_set(report, '{verdict}', '\"clean\"')").await;
+    assert_refused(looked(&bed, READS, &accepted).await, "tampered");
+}
+
+/// Every source file that holds `words`.
+fn files_with(words: &str) -> Vec<String> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut folders, mut found) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read_to_string(&path).expect("a text").contains(words) {
+                found.push(path.strip_prefix(&root).expect("below it").display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn no_code_changes_a_fence_but_the_fences_own_and_none_opens_one_without_a_warrant() {
+    assert_eq!(files_with("update bridge.fence"), ["fence/postgres.rs"]);
+    assert_eq!(files_with("\"open\": new.open"), ["fence/mongo.rs"]);
+    // A warrant is made by the gate alone, and asked for by the switch alone.
+    assert_eq!(files_with("Warrant {"), ["switch/gate.rs"]);
+    assert_eq!(files_with("Warrant::back("), ["switch/mod.rs"]);
+    assert_eq!(files_with(".warrant("), ["switch/mod.rs"]);
+    // Whoever opens a fence shows one.
+    for file in ["fence/mongo.rs", "fence/postgres.rs"] {
+        let text = std::fs::read_to_string(format!("{}/src/{file}", env!("CARGO_MANIFEST_DIR"))).expect("a text");
+        assert!(text.contains("pub async fn open(&self, expected: Fence, warrant: Warrant)"), "{file}");
+        assert!(text.contains("    async fn change(") && !text.contains("pub async fn change("), "{file}");
+    }
+}
