@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bson::RawDocumentBuf;
 use clap::Args;
-use mongodb::Database;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
@@ -125,21 +124,20 @@ impl Stage {
     }
 
     async fn show(&self, documents: u64, steps: &mut Steps<'_>) -> Result<(), Failure> {
+        let fill = self.bridge.until_stopped(self.fill(documents));
+        steps.step("fill MongoDB with eleven collections and every awkward document of fixtures/", fill).await?;
         steps.step("bridge migrate", self.migrate()).await?;
         let load = "start a scheduler that goes on working until the end (bridge simulate phase)";
         let load = steps.step(load, Load::start(&self.bridge)).await?;
         let mirror = std::cell::OnceCell::new();
         let moved = self.bridge.until_stopped(self.moved(documents, &load, &mirror, steps)).await;
-        let (ended, found) = (
-            async {
-                match mirror.into_inner() {
-                    Some(mirror) => Mirror::end(mirror).await,
-                    None => Ok(()),
-                }
-            }
-            .await,
-            load.end().await,
-        );
+        let ended = match mirror.into_inner() {
+            Some(mirror) => mirror.end().await,
+            None => Ok(()),
+        };
+        // A scheduler that has ended by itself is why the move went wrong, and not the other way round.
+        let (has_ended, found) = (!load.is_at_work(), load.end().await);
+        let found = if has_ended { Ok(found?) } else { found };
         moved?;
         ended?;
         let found =
@@ -157,8 +155,6 @@ impl Stage {
         steps: &mut Steps<'_>,
     ) -> Result<(), Failure> {
         let (source, target) = (self.bridge.source().await?, self.bridge.target(NonZeroUsize::MIN).await?);
-        let fill = self.fill(source.database(), documents);
-        steps.step("fill MongoDB with eleven collections and every awkward document of fixtures/", fill).await?;
         steps.step("bridge backfill", self.backfill()).await?;
         let follow = async { Ok(mirror.set(Mirror::start(&self.bridge).await?).is_ok()) };
         steps.step("bridge mirror, from here on in the background", follow).await?;
@@ -198,13 +194,16 @@ impl Stage {
         Ok(())
     }
 
-    async fn fill(&self, database: &Database, documents: u64) -> Result<(), Failure> {
+    async fn fill(&self, documents: u64) -> Result<(), Failure> {
+        let source = self.bridge.source().await?;
+        let database = source.database();
         let bar = Bar::new("documents", documents);
         let generated = dataset::load(database, documents, SEED, |done| bar.add(done)).await?;
         drop(bar);
         let mapped = fixtures::load(database, &fixtures::mapped()?).await?;
         let quarantined = fixtures::load(database, &fixtures::quarantined()?).await?;
         fixtures::load(database, &[fixtures::largest()]).await?;
+        load::rest(database).await.map_err(|error| SourceError::of("put what is old to rest", error))?;
         self.bridge.output.text(&format!(
             "{generated} generated documents, {mapped} awkward ones, {quarantined} that cannot become a row, and one of 16 MB"
         ))
@@ -280,7 +279,9 @@ impl Stage {
         loop {
             match load.shadow(SHADOW_READS) {
                 Some(text) => return self.bridge.output.text(&text),
-                None if Instant::now() > deadline => return Err(broken("no read is repeated on the secondary")),
+                None if Instant::now() > deadline || !load.is_at_work() => {
+                    return Err(broken("no read is repeated on the secondary"));
+                }
                 None => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }

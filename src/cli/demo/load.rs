@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bson::{Document, doc};
+use mongodb::Database;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +26,16 @@ const TENANTS: u32 = 2;
 
 /// Longer than any demo.
 const FIRING: Duration = Duration::from_secs(24 * 3_600);
+
+/// Leaves nothing of the generated documents for the scheduler to do: their runs, schedules and jobs do not belong together.
+pub(super) async fn rest(database: &Database) -> mongodb::error::Result<()> {
+    let jobs = doc! { "status": { "$in": ["pending", "queued", "dispatching", "submitted"] } };
+    let done = doc! { "$set": { "status": "completed" } };
+    database.collection::<Document>("policy_jobs").update_many(jobs, done).await?;
+    let off = doc! { "$set": { "enabled": false } };
+    database.collection::<Document>("triggers").update_many(doc! { "enabled": true }, off).await?;
+    Ok(())
+}
 
 /// The scheduler, at work.
 pub(super) struct Load {
