@@ -9,7 +9,7 @@ mod situations;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::situations::{Situation, WAIVED};
 use crate::bed::{Bed, until};
@@ -125,9 +125,9 @@ async fn rehearsed(name: &str, bed: &Bed) {
     let steps = steps(&text);
     let commands = steps.iter().filter(|step| matches!(step, Step::Command { .. })).count();
     assert!(commands > 3, "{name}: {commands} commands");
-    let mut situation = Situation::new(bed);
+    let (mut situation, begun) = (Situation::new(bed), Instant::now());
     for step in steps {
-        println!("{step:?}");
+        println!("{:.1?} {step:?}", begun.elapsed());
         match step {
             Step::Situation(name) => situation.bring_about(&name).await,
             Step::Command { line, promised, beside: true, .. } => {
@@ -147,6 +147,7 @@ async fn rehearsed(name: &str, bed: &Bed) {
         }
     }
     situation.ends().await;
+    println!("{name}: {:.1?}", begun.elapsed());
 }
 
 /// A rehearsal of each runbook.

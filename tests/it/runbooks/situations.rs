@@ -70,6 +70,10 @@ impl<'a> Situation<'a> {
             "a day goes by" => {
                 self.sql("update bridge.phase_history set turned_at = turned_at - interval '25 hours'").await;
             }
+            "the outbox is emptied" => {
+                // How many keys are left there is a matter of the moment.
+                self.bed.pool().execute("delete from bridge.outbox").await.expect("empty the outbox");
+            }
             "a row is changed" => {
                 self.sql("update scheduler.schedules set name = 'changed' where id = (select min(id) from scheduler.schedules)")
                     .await;
