@@ -70,6 +70,9 @@ impl<'a> Situation<'a> {
             "a day goes by" => {
                 self.sql("update bridge.phase_history set turned_at = turned_at - interval '25 hours'").await;
             }
+            "the mirror ends by itself" => {
+                self.mirror.take().expect("a mirror").ended().await.says(5, &["phase postgres"]);
+            }
             "the outbox is emptied" => {
                 // How many keys are left there is a matter of the moment.
                 self.bed.pool().execute("delete from bridge.outbox").await.expect("empty the outbox");
