@@ -278,7 +278,6 @@ impl Look<'_> {
         let conditions = vec![
             self.phase().await?,
             self.switch().await?,
-            self.count("outbox", "the outbox is empty", "select count(*) from bridge.outbox").await?,
             self.workers().await?,
             self.processes().await?,
             self.count(

@@ -19,6 +19,7 @@ mod lock;
 mod mapping;
 mod mirror;
 mod outbox;
+mod runbooks;
 mod schema;
 mod simulate;
 mod status;

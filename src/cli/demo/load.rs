@@ -33,6 +33,9 @@ pub(super) async fn rest(database: &Database) -> mongodb::error::Result<()> {
     let done = doc! { "$set": { "status": "completed" } };
     database.collection::<Document>("policy_jobs").update_many(jobs, done).await?;
     let off = doc! { "$set": { "enabled": false } };
+    let dead = doc! { "$set": { "status": "dead" } };
+    let alive = doc! { "status": { "$in": ["active", "draining"] } };
+    database.collection::<Document>("workers").update_many(alive, dead).await?;
     database.collection::<Document>("triggers").update_many(doc! { "enabled": true }, off).await?;
     Ok(())
 }

@@ -24,11 +24,6 @@ const OBSTACLES: [(&str, &str, &str); 13] = [
         "delete from bridge.switch",
     ),
     (
-        "insert into bridge.outbox (collection, id) values ('runs', 'x')",
-        "the outbox is empty",
-        "delete from bridge.outbox",
-    ),
-    (
         "insert into bridge.stream (clock, leased_until) values (1, now() + interval '1 min')",
         "nothing of the bridge is at work",
         "update bridge.stream set leased_until = now() - interval '1 s'",
