@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
-use bson::{Document, doc};
+use bson::{RawDocumentBuf, doc};
 use futures::TryStreamExt;
 use mongodb::options::{Collation, ReadConcern};
 use sqlx::AssertSqlSafe;
@@ -65,10 +65,12 @@ async fn in_mongo(source: &Source, entity: &Entity, after: &str) -> Result<Vec<S
         doc! { "$sort": { "_id": 1 } },
         doc! { "$limit": i64::from(PAGE) },
     ];
-    let collection = source.database().collection::<Document>(entity.name);
-    let found = collection.aggregate(stages);
+    let collection = source.database().collection::<RawDocumentBuf>(entity.name);
+    // Raw: a name need not be UTF-8.
+    let found = collection.aggregate(stages).with_type::<RawDocumentBuf>();
     let found = found.collation(Collation::builder().locale("simple").build()).read_concern(ReadConcern::majority());
-    let found: Vec<Document> = found.allow_disk_use(true).await.map_err(failed)?.try_collect().await.map_err(failed)?;
+    let found: Vec<RawDocumentBuf> =
+        found.allow_disk_use(true).await.map_err(failed)?.try_collect().await.map_err(failed)?;
     Ok(found.iter().filter_map(|one| one.get_str("_id").ok()).map(str::to_owned).collect())
 }
 

@@ -11,7 +11,7 @@ use crate::commands::object;
 use crate::dual::turn;
 
 /// What stands in the way, by which condition it is seen, and what is like it and harmless.
-const OBSTACLES: [(&str, &str, &str); 13] = [
+const OBSTACLES: [(&str, &str, &str); 12] = [
     (
         "update bridge.fence set phase = 'postgres-primary'",
         "the phase is postgres",
