@@ -214,7 +214,7 @@ content: the two sides differ, for 1 min 35 s
        "$numberInt": "2"
 
 runs "run-8"
-missing: the document has no row, for 40.0 s
+missing: only the primary has it, for 40.0 s
 --- mongodb
 +++ postgresql
 @@ -1,10 +0,0 @@
@@ -230,7 +230,7 @@ missing: the document has no row, for 40.0 s
 -}
 
 runs "x"
-extra: the row has no document, for 1 h 6 min
+extra: only the secondary has it, for 1 h 6 min
 column id stands for no _id
 
 quarantined:

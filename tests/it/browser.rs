@@ -165,7 +165,8 @@ fn command(profile: &Path) -> Command {
         "--disable-dev-shm-usage",
         "--host-resolver-rules=MAP * ~NOTFOUND",
     ]);
-    command.arg(format!("--user-data-dir={}", profile.display()));
+    // Whatever it keeps goes with it, also when it is killed.
+    command.arg(format!("--user-data-dir={}", profile.display())).env("TMPDIR", profile);
     if let Some(folder) = program.parent().filter(|folder| folder.ends_with(FOLDER)) {
         command.env("LD_LIBRARY_PATH", folder.join("lib")).env("FONTCONFIG_PATH", folder);
     }

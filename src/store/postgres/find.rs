@@ -50,11 +50,14 @@ pub fn page(query: &Query, rows: &[PgRow]) -> Result<Page, StoreError> {
     Ok(Page { items, next })
 }
 
-/// The value of the order's field, under whichever name the document has it.
+/// The value of the order's field, under whichever name the document has it; null where the column cannot hold it, and
+/// is null itself.
 fn value(query: &Query, last: &Stored) -> Bson {
     let field = query.order.field.and_then(|name| query.entity.field(name));
     let names = field.into_iter().flat_map(Field::names);
-    names.filter_map(|name| raw::find(&last.document, name)).find_map(|element| element.to_bson()).unwrap_or(Bson::Null)
+    let value = names.filter_map(|name| raw::find(&last.document, name)).find_map(|element| element.to_bson());
+    let is_held = |value: &Bson| field.is_some_and(|field| mapping::of_value(field.kind, value).is_some());
+    value.filter(is_held).unwrap_or(Bson::Null)
 }
 
 fn column(query: &Query, field: &'static str) -> &'static str {

@@ -31,7 +31,7 @@ const TEXT: usize = 300;
 const HEAD: &str = concat!(
     "<!doctype html>\n<html lang=en dir=ltr>\n<meta charset=utf-8>\n",
     "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; base-uri 'none'; form-action 'none'; ",
-    "style-src 'sha256-a+BgUl3IGuugszdlo11z7fgDaSacadke/betRBbI1zY='\">\n",
+    "style-src 'sha256-azfGXU/Yqvft+I54uusiUAQJYDB8++z8BZKg6MuSX4E='\">\n",
     "<meta name=viewport content=\"width=device-width, initial-scale=1\">\n<style>",
     include_str!("style.css"),
     "</style>\n<title>"
@@ -49,7 +49,7 @@ pub fn page(report: &Report, surroundings: &Surroundings) -> String {
     quarantine(&mut html, report, surroundings);
     irregular(&mut html, surroundings);
     mismatches(&mut html, report);
-    html.markup("</html>\n");
+    html.markup("<footer>“… +12” stands for 12 characters that are left out.</footer>\n</html>\n");
     html.finish()
 }
 
@@ -337,13 +337,14 @@ mod tests {
         let html = page(&report, &surroundings);
         let list = &html[html.find("<details").unwrap()..];
         insta::assert_snapshot!(list, @r#"
-<details open><summary>1 × <b>schedules</b> extra: the row has no document</summary><div class=wide><table class=keys><thead><tr><th>id<th>since (UTC)<th>age at the end<tbody>
+<details open><summary>1 × <b>schedules</b> extra: only the secondary has it</summary><div class=wide><table class=keys><thead><tr><th>id<th>since (UTC)<th>age at the end<tbody>
 <tr><td>"first"<td>2025-11-28 01:45:05<td>5.0 s</table></div>
 </details>
-<details open><summary>2 × <b>runs</b> missing: the document has no row</summary><div class=wide><table class=keys><thead><tr><th>id<th>since (UTC)<th>age at the end<tbody>
+<details open><summary>2 × <b>runs</b> missing: only the primary has it</summary><div class=wide><table class=keys><thead><tr><th>id<th>since (UTC)<th>age at the end<tbody>
 <tr><td>"old"<td>2025-11-27 00:45:10<td>1 d 1 h
 <tr><td>"new"<td>2025-11-28 01:45:09<td>1.0 s</table></div>
 </details>
+<footer>“… +12” stands for 12 characters that are left out.</footer>
 </html>
 "#);
     }
