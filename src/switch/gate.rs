@@ -342,7 +342,8 @@ impl Look<'_> {
             Verdict::Inconclusive => faults.push("empty: nothing was compared".to_owned()),
         }
         let met = faults.is_empty();
-        let mut found = if met { format!("clean, {age:.0} s old") } else { faults.join("; ") };
+        let well = if latest.verdict == Verdict::Clean { "clean" } else { "differs where that is accepted" };
+        let mut found = if met { format!("{well}, {age:.0} s old") } else { faults.join("; ") };
         if !accepted.is_empty() {
             found += &format!("; accepted: {}", accepted.join(", "));
         }

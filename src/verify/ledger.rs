@@ -4,23 +4,21 @@
 //! Invariant: what a share has found moves in the transaction that marks the share as done, and only its holder writes. Keys
 //! that differ may be noted before: that a key is noted says that it is to be looked at, and no more.
 
+mod columns;
+
 use std::time::Duration;
 
-use bson::RawDocumentBuf;
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use self::columns::{Columns, noted, planned};
 use super::digest::digest;
 use super::generation::Share;
 use super::recheck::{Difference, Suspect};
 use super::report::{Counts, Kind, Report};
-use super::rows::Scope;
 use super::{Fault, Options, Result, Turn};
-use crate::entity::{self, Entity};
-use crate::mapping::Key;
-use crate::scan::Range;
+use crate::entity::Entity;
 
 /// How many verifications are kept, at most.
 const KEPT: i64 = 200;
@@ -502,69 +500,4 @@ pub struct Look {
     pub since: DateTime<Utc>,
     /// What became of it.
     pub settled: Option<Settled>,
-}
-
-/// Shares as columns.
-#[derive(Default)]
-struct Columns {
-    collections: Vec<&'static str>,
-    kinds: Vec<&'static str>,
-    lowers: Vec<Option<Vec<u8>>>,
-    uppers: Vec<Option<Vec<u8>>>,
-}
-
-impl Columns {
-    fn of(shares: &[(&'static Entity, Share)]) -> Self {
-        let bytes = |bound: &Option<RawDocumentBuf>| bound.as_ref().map(|bound| bound.as_bytes().to_vec());
-        let mut columns = Self::default();
-        for (entity, share) in shares {
-            let (kind, lower, upper) = match share {
-                Share::Range(range) => ("range", bytes(&range.lower), bytes(&range.upper)),
-                Share::Rows(Scope::Marked) => ("marked rows", None, None),
-                Share::Rows(Scope::All) => ("all rows", None, None),
-                Share::Quarantine => ("quarantine", None, None),
-            };
-            columns.collections.push(entity.name);
-            columns.kinds.push(kind);
-            columns.lowers.push(lower);
-            columns.uppers.push(upper);
-        }
-        columns
-    }
-}
-
-fn planned(row: &PgRow) -> Result<Planned> {
-    let name: String = row.get("collection");
-    let share = match row.get::<&str, _>("kind") {
-        "range" => Share::Range(Range { lower: bound(row, "lower")?, upper: bound(row, "upper")? }),
-        "marked rows" => Share::Rows(Scope::Marked),
-        "all rows" => Share::Rows(Scope::All),
-        _ => Share::Quarantine,
-    };
-    Ok(Planned { ordinal: row.get("ordinal"), entity: named(&name)?, share })
-}
-
-fn noted(row: &PgRow) -> Result<Noted> {
-    let (collection, id): (String, String) = (row.get("collection"), row.get("id"));
-    Ok(Noted {
-        entity: named(&collection)?,
-        suspect: Suspect {
-            key: Key::from_text(&id),
-            id: bound(row, "document_id")?.ok_or(Fault::Unreadable { what: "the _id of a key that differs" })?,
-        },
-        kind: Kind::named(row.get("kind")).ok_or(Fault::Unreadable { what: "a kind of mismatch" })?,
-        reason: row.get("reason"),
-        print: row.get("print"),
-        since: row.get("since"),
-    })
-}
-
-fn named(collection: &str) -> Result<&'static Entity> {
-    entity::named(collection).ok_or(Fault::Unreadable { what: "the name of a collection" })
-}
-
-fn bound(row: &PgRow, column: &str) -> Result<Option<RawDocumentBuf>> {
-    let bytes: Option<Vec<u8>> = row.get(column);
-    let unreadable = |_| Fault::Unreadable { what: "the bounds of a share" };
-    bytes.map(RawDocumentBuf::from_bytes).transpose().map_err(unreadable)
 }
