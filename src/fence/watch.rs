@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::gate::Gate;
@@ -37,11 +37,11 @@ pub struct Fences {
     pub first: Backend,
 }
 
-/// The task behind a gate.
+/// The task behind a gate. It ends when this is dropped: who uses the stores no more must not seem to.
 #[derive(Debug)]
 pub struct Watcher {
     task: JoinHandle<()>,
-    stop: CancellationToken,
+    stop: DropGuard,
 }
 
 impl Watcher {
@@ -58,13 +58,14 @@ impl Watcher {
             let stop = stop.clone();
             async move { watch.run(&stop).await }
         });
-        Ok(Self { task, stop })
+        Ok(Self { task, stop: stop.drop_guard() })
     }
 
     /// Closes the gate, waits for what is under way, and takes the process out of both lists.
     pub async fn end(self) {
-        self.stop.cancel();
-        if let Err(error) = self.task.await
+        let Self { task, stop } = self;
+        drop(stop);
+        if let Err(error) = task.await
             && error.is_panic()
         {
             std::panic::resume_unwind(error.into_panic());
