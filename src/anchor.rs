@@ -1,15 +1,24 @@
 //! The anchor: the oplog time from which the mirror will follow, taken before the first document is read.
 
+use std::time::Duration;
+
 use bson::{Timestamp, doc};
 use mongodb::Database;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, WriteConcern};
 use sqlx::{PgConnection, PgPool};
+use tokio::time::Instant;
 
 use crate::entity::ENTITIES;
 use crate::phase::Backend;
 use crate::scan::ANSWER_WAIT;
 use crate::stamp::{self, Stamp};
+
+/// How often it is looked whether the mirror has passed a mark.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long PostgreSQL may take to answer such a look.
+const LOOK_WAIT: Duration = Duration::from_secs(10);
 
 /// The bridge's own collection in the scheduler's database.
 pub const COLLECTION: &str = "bridge_anchor";
@@ -64,6 +73,25 @@ impl Mark {
         Ok(Self { primary, at })
     }
 
+    /// Waits until the active mirror has brought everything before the mark to the secondary; whether it has, within `wait`,
+    /// and PostgreSQL has answered each look in time. Dropping the future does no harm.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub async fn until_passed(self, pool: &PgPool, wait: Duration) -> sqlx::Result<bool> {
+        let deadline = Instant::now() + wait;
+        while let Ok(looked) = tokio::time::timeout(LOOK_WAIT, self.is_passed(pool)).await {
+            if looked? {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(false)
+    }
+
     /// Whether the active mirror has brought everything before the mark to the secondary.
     ///
     /// # Errors
@@ -77,6 +105,15 @@ impl Mark {
             }
         }
     }
+}
+
+/// Whether a mirror, of whichever process, keeps the secondary level.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub async fn is_followed(pool: &PgPool) -> sqlx::Result<bool> {
+    let live = "select exists (select from bridge.stream where leased_until > clock_timestamp())";
+    sqlx::query_scalar(live).fetch_one(pool).await
 }
 
 /// Whether the active mirror, of whichever process, has applied everything before `clock`.

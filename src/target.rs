@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row, ValueRef};
@@ -179,6 +180,12 @@ impl Target {
     /// The connections.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// The time, by PostgreSQL's clock.
+    pub async fn now(&self) -> Result<DateTime<Utc>, TargetError> {
+        let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await;
+        now.map_err(|error| TargetError::of("ask PostgreSQL for the time", error))
     }
 
     /// How the scheduler's tables are laid out.

@@ -15,7 +15,6 @@ use super::verify::VerifyArgs;
 use super::{Context, Exit, Failure};
 use crate::fence::FenceError;
 use crate::phase::Backend;
-use crate::switch::SwitchError;
 use crate::target::Target;
 use crate::verify::Verdict;
 use crate::verify::reads::{self, Difference, Options, Progress, ReadError, ReadReport};
@@ -135,9 +134,9 @@ impl From<ReadError> for Failure {
             ReadError::Target(error) => return error.into(),
             ReadError::Store { backend: Backend::Mongo, .. } => (Exit::Source, AGAIN),
             ReadError::Store { backend: Backend::Postgres, .. } => (Exit::Target, AGAIN),
-            ReadError::Phase(SwitchError::Fence(FenceError::Source(_))) => (Exit::Source, AGAIN),
-            ReadError::Phase(SwitchError::Fence(FenceError::Target(_))) => (Exit::Target, AGAIN),
-            ReadError::Phase(error) => return error.into(),
+            ReadError::Phase(FenceError::Source(_)) => (Exit::Source, AGAIN),
+            ReadError::Phase(FenceError::Target(_)) => (Exit::Target, AGAIN),
+            ReadError::Phase(_) => (Exit::Refused, "put the cause right, then run the command again"),
             ReadError::Alone => (Exit::Refused, "there is nothing to compare with any more"),
             ReadError::Half => (Exit::Refused, "when the switch is made, or undone, run `bridge verify --reads` again"),
             ReadError::Turned { .. } => (Exit::Refused, "run `bridge verify --reads` again in this phase"),

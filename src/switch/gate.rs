@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{SwitchError, clients};
@@ -102,6 +102,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// What the gate found.
+    pub fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
     /// The transition and the epoch that it is for, if it is still good.
     ///
     /// # Errors
@@ -217,8 +222,8 @@ impl Look<'_> {
                 vec![self.outbox().await?, self.queue().await?]
             }
             _ => {
-                let since = self.turned_at().await?;
-                vec![self.strays().await?, self.queue().await?, self.verified(since).await?, self.soaked(since)]
+                let (since, seconds) = self.turned_at().await?.unzip();
+                vec![self.strays().await?, self.queue().await?, self.verified(since).await?, self.soaked(seconds)]
             }
         })
     }
@@ -259,10 +264,11 @@ impl Look<'_> {
         Ok(Condition::new(name, count <= QUEUE_LIMIT, format!("{count} keys"), format!("{QUEUE_LIMIT}")))
     }
 
-    /// When the phase began.
-    async fn turned_at(&self) -> Result<Option<DateTime<Utc>>, SwitchError> {
-        let sql = "select turned_at from bridge.phase_history order by epoch desc, turned_at desc limit 1";
-        let found = sqlx::query_scalar(sql).fetch_optional(self.pool).await;
+    /// When the phase began, and how many seconds ago that was, both by PostgreSQL's clock.
+    async fn turned_at(&self) -> Result<Option<(DateTime<Utc>, f64)>, SwitchError> {
+        let sql = "select turned_at, extract(epoch from clock_timestamp() - turned_at)::float8
+            from bridge.phase_history order by epoch desc, turned_at desc limit 1";
+        let found = sqlx::query_as(sql).fetch_optional(self.pool).await;
         found.map_err(|error| TargetError::of("look when the phase began", error).into())
     }
 
@@ -278,26 +284,17 @@ impl Look<'_> {
         let Some(proof) = Proof::newest(self.pool).await.map_err(failed)? else {
             return Ok(Condition::new(name, false, "there is none", limit));
         };
-        let sql = "select max(coalesce(finished_at, 'infinity'))::text from bridge.backfill";
-        let sql = format!("select ({sql})::timestamptz >= $1");
-        let is_early = sqlx::query_scalar(AssertSqlSafe(sql)).bind(proof.began_at).fetch_one(self.pool).await;
+        let is_early = "select bool_or(coalesce(finished_at, 'infinity') >= $1) from bridge.backfill";
+        let is_early = sqlx::query_scalar(is_early).bind(proof.began_at).fetch_one(self.pool).await;
         let is_early: Option<bool> = is_early.map_err(failed)?;
-        let mut faults = Vec::new();
-        if !proof.is_genuine(self.pool).await.map_err(failed)? {
-            faults.push("tampered: its record is not as the verifier left it".to_owned());
-        }
+        let is_genuine = proof.is_genuine(self.pool).await.map_err(failed)?;
+        let mut faults = self.faults(is_genuine, proof.epoch, proof.age_seconds);
         faults.extend(proof.gaps());
-        if proof.epoch != self.epoch {
-            faults.push(format!("of another epoch: {}, and now it is {}", proof.epoch, self.epoch));
-        }
         if is_early == Some(true) {
             faults.push("begun before the backfill's end".to_owned());
         }
         if since.is_some_and(|since| proof.began_at < since) {
             faults.push("begun before the switch".to_owned());
-        }
-        if proof.age_seconds > self.limits.fresh.as_secs_f64() {
-            faults.push(format!("stale: {:.0} s old", proof.age_seconds));
         }
         if proof.verdict != "clean" {
             faults.push(format!("its verdict is {}", proof.verdict));
@@ -306,6 +303,21 @@ impl Look<'_> {
         let met = faults.is_empty();
         let found = format!("number {}: {}", proof.number, if met { clean() } else { faults }.join("; "));
         Ok(Condition::new(name, met, found, limit))
+    }
+
+    /// What is wrong with a record of that age that was made in `epoch`, whatever it is a record of.
+    fn faults(&self, is_genuine: bool, epoch: i32, age: f64) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !is_genuine {
+            faults.push("tampered: its record is not as it was written".to_owned());
+        }
+        if epoch != self.epoch {
+            faults.push(format!("of another epoch: {epoch}, and now it is {}", self.epoch));
+        }
+        if age > self.limits.fresh.as_secs_f64() {
+            faults.push(format!("stale: {age:.0} s old"));
+        }
+        faults
     }
 
     /// The newest comparison of what the queries of the application answer.
@@ -318,20 +330,10 @@ impl Look<'_> {
         let Some(latest) = reads::latest(self.pool).await? else {
             return Ok(Condition::new(name, false, "there is none", limit));
         };
-        let mut faults = Vec::new();
-        if !latest.is_genuine {
-            faults.push("tampered: its record is not as it was written".to_owned());
-        }
+        let age = latest.age_seconds;
+        let mut faults = self.faults(latest.is_genuine, latest.epoch, age);
         if latest.is_sampled {
             faults.push("partial: a sample of the tenants".to_owned());
-        }
-        if latest.epoch != self.epoch {
-            faults.push(format!("of another epoch: {}, and now it is {}", latest.epoch, self.epoch));
-        }
-        let age: f64 = self.one("ask for the time", "select extract(epoch from clock_timestamp())::float8").await?;
-        let age = age - latest.finished_at.timestamp_micros() as f64 / 1e6;
-        if age > self.limits.fresh.as_secs_f64() {
-            faults.push(format!("stale: {age:.0} s old"));
         }
         let (accepted, differing): (Vec<&str>, Vec<&str>) =
             latest.differing.iter().map(String::as_str).partition(|name| self.limits.accepted_reads.contains(*name));
@@ -350,8 +352,7 @@ impl Look<'_> {
         Ok(Condition::new(name, met, found, limit))
     }
 
-    fn soaked(&self, since: Option<DateTime<Utc>>) -> Condition {
-        let seconds = since.map(|since| (Utc::now() - since).as_seconds_f64());
+    fn soaked(&self, seconds: Option<f64>) -> Condition {
         let found = seconds.map_or_else(|| "unknown".to_owned(), |seconds| format!("{seconds:.0} s"));
         let met = seconds.is_some_and(|seconds| seconds >= self.limits.soak.as_secs_f64());
         let limit = format!("{} s", self.limits.soak.as_secs());

@@ -46,53 +46,17 @@ pub enum VerifyError {
     Interrupted,
 }
 
-/// What goes wrong on the way.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    #[error("could not {attempted}")]
-    Source { attempted: String, source: Box<mongodb::error::Error> },
-    #[error("could not {attempted}")]
-    Target { attempted: String, source: sqlx::Error },
-    #[error(transparent)]
-    Fence(FenceError),
-    #[error("another process has taken the verification over")]
-    TakenOver,
-    #[error("the primary has changed")]
-    Turned,
-    #[error("the mirror did not pass a mark")]
-    Behind,
-    #[error("the ledger is not readable: {what}")]
-    Unreadable { what: &'static str },
-    #[error("a task of the verification ended by itself")]
-    Crashed,
-}
-
 /// A step of a verification.
-pub type Result<T> = std::result::Result<T, Fault>;
+pub type Result<T> = std::result::Result<T, VerifyError>;
 
-impl Fault {
+impl VerifyError {
     /// The source failed while doing `attempted`.
-    pub fn source(attempted: String, source: mongodb::error::Error) -> Self {
-        Self::Source { attempted, source: Box::new(source) }
+    pub(super) fn source(attempted: String, source: mongodb::error::Error) -> Self {
+        SourceError::of(attempted, source).into()
     }
 
     /// The target failed while doing `attempted`.
-    pub fn target(attempted: String, source: sqlx::Error) -> Self {
-        Self::Target { attempted, source }
-    }
-}
-
-impl From<Fault> for VerifyError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Source { attempted, source } => SourceError::of(attempted, *source).into(),
-            Fault::Target { attempted, source } => TargetError::of(attempted, source).into(),
-            Fault::Fence(error) => error.into(),
-            Fault::TakenOver => Self::TakenOver,
-            Fault::Turned => Self::Turned,
-            Fault::Behind => Self::Behind,
-            Fault::Unreadable { what } => Self::Unreadable { what },
-            Fault::Crashed => Self::Crashed,
-        }
+    pub(super) fn target(attempted: impl Into<String>, source: sqlx::Error) -> Self {
+        TargetError::of(attempted, source).into()
     }
 }

@@ -17,7 +17,7 @@ use super::longest::LongestQuery;
 use super::recheck::{self, Difference, Recheck, Suspect};
 use super::report::Counts;
 use super::rows::{Rebuilt, Scope};
-use super::{Fault, Result};
+use super::{Result, VerifyError};
 use crate::backfill::Limiter;
 use crate::mapping::{Key, Mapping, raw};
 use crate::scan::{self, Range};
@@ -88,7 +88,7 @@ impl Generation {
         let reading = AbortOnDropHandle::new(tokio::spawn(self.clone().read(range.clone(), sender)));
         let bound = |bound: &Option<bson::RawDocumentBuf>| bound.as_ref().and_then(|id| plain_text(self.mapping(), id));
         let mut connection =
-            self.recheck.pool.acquire().await.map_err(|error| Fault::target("connect".to_owned(), error))?;
+            self.recheck.pool.acquire().await.map_err(|error| VerifyError::target("connect", error))?;
         let rows = self.recheck.rows.range(&mut connection, bound(&range.lower), bound(&range.upper));
         let mut join = Join { generation: self, rows: pin!(rows), head: None, outcome: Outcome::default() };
         let begun = Instant::now();
@@ -103,7 +103,7 @@ impl Generation {
             self.longest.postgres(begun.elapsed());
             seen(u64::try_from(documents.len()).unwrap_or_default());
         }
-        reading.await.map_err(|_| Fault::Crashed)??;
+        reading.await.map_err(|_| VerifyError::Crashed)??;
         join.finish().await
     }
 
@@ -187,12 +187,12 @@ impl Generation {
         Mapping::new(self.recheck.entity)
     }
 
-    fn source_fault(&self, error: mongodb::error::Error) -> Fault {
-        Fault::source(format!("read {}", self.recheck.entity.name), error)
+    fn source_fault(&self, error: mongodb::error::Error) -> VerifyError {
+        VerifyError::source(format!("read {}", self.recheck.entity.name), error)
     }
 
-    fn target_fault(&self, error: sqlx::Error) -> Fault {
-        Fault::target(format!("read the rows of {}", self.recheck.entity.name), error)
+    fn target_fault(&self, error: sqlx::Error) -> VerifyError {
+        VerifyError::target(format!("read the rows of {}", self.recheck.entity.name), error)
     }
 }
 

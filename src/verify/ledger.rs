@@ -5,6 +5,7 @@
 //! that differ may be noted before: that a key is noted says that it is to be looked at, and no more.
 
 mod columns;
+mod walk;
 
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use self::columns::{Columns, noted, planned};
+pub use self::walk::Walk;
+
+use self::columns::{Columns, planned};
 use super::digest::digest;
 use super::generation::Share;
 use super::recheck::{Difference, Suspect};
 use super::report::{Counts, Kind, Report};
-use super::{Fault, Options, Result, Turn};
+use super::{Options, Result, Turn, VerifyError};
 use crate::entity::Entity;
 
 /// How many verifications are kept, at most.
@@ -95,8 +98,8 @@ pub enum Carried {
     Nothing,
 }
 
-fn failed(attempted: &'static str) -> impl FnOnce(sqlx::Error) -> Fault {
-    move |error| Fault::target(attempted.to_owned(), error)
+fn failed(attempted: &'static str) -> impl FnOnce(sqlx::Error) -> VerifyError {
+    move |error| VerifyError::target(attempted, error)
 }
 
 impl Ledger {
@@ -191,7 +194,7 @@ impl Ledger {
     /// Begins the lease anew.
     ///
     /// # Errors
-    /// [`Fault::TakenOver`] when somebody else goes on with it.
+    /// [`VerifyError::TakenOver`] when somebody else goes on with it.
     pub async fn renew(&self) -> Result<()> {
         let mut connection = self.pool.acquire().await.map_err(failed("renew the lease of a verification"))?;
         self.hold(&mut connection).await
@@ -225,7 +228,7 @@ impl Ledger {
         .execute(connection)
         .await
         .map_err(failed("renew the lease of a verification"))?;
-        if held.rows_affected() == 1 { Ok(()) } else { Err(Fault::TakenOver) }
+        if held.rows_affected() == 1 { Ok(()) } else { Err(VerifyError::TakenOver) }
     }
 
     /// The shares that are not done, in order.
@@ -299,7 +302,7 @@ impl Ledger {
         .await
         .map_err(failed(attempted))?;
         if done.rows_affected() != 1 {
-            return Err(Fault::TakenOver);
+            return Err(VerifyError::TakenOver);
         }
         fail::fail_point!("verify::before-done");
         transaction.commit().await.map_err(failed(attempted))
@@ -328,9 +331,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Up to `limit` keys that are not settled, or that are settled so, after `after`, by collection and key.
-    pub async fn noted(&self, settled: Option<Settled>, after: Option<(&str, &str)>, limit: i64) -> Result<Vec<Noted>> {
-        noted_of(&self.pool, self.number, settled, after, limit).await
+    /// A walk through the keys that are not settled, or that are settled so.
+    pub fn noted(&self, settled: Option<Settled>) -> Walk {
+        Walk::new(self.pool.clone(), self.number, settled)
     }
 
     /// Notes what a look at keys of one collection has shown: which are level, and what the others are.
@@ -442,33 +445,6 @@ impl Ledger {
             .map_err(failed(attempted))?;
         transaction.commit().await.map_err(failed(attempted))
     }
-}
-
-/// [`Ledger::noted`], of whichever verification.
-pub async fn noted_of(
-    pool: &PgPool,
-    number: i64,
-    settled: Option<Settled>,
-    after: Option<(&str, &str)>,
-    limit: i64,
-) -> Result<Vec<Noted>> {
-    let (collection, id) = after.unzip();
-    let found = sqlx::query(
-        "select collection, id, document_id, kind, reason, print, since from bridge.suspect
-        where verification = $1 and settled is not distinct from $2
-            and ($3::text is null or (collection, id) > ($3, $4))
-        order by collection, id limit $5",
-    )
-    .bind(number)
-    .bind(settled.map(Settled::name))
-    .bind(collection)
-    .bind(id)
-    .bind(limit)
-    .persistent(false)
-    .fetch_all(pool)
-    .await
-    .map_err(failed("read the keys that differ"))?;
-    found.iter().map(noted).collect()
 }
 
 /// All that the gate looks at of a verification, as texts that depend on no session's settings.

@@ -53,7 +53,7 @@ use crate::plan;
 use crate::scan::{self, Range};
 use crate::source::Source;
 use crate::target::Target;
-use error::{Fault, Result};
+use error::Result;
 use generation::{Generation, Order, Outcome, Share};
 use ledger::{Carried, Ledger, Planned, Settled};
 use longest::LongestQuery;
@@ -136,7 +136,7 @@ pub async fn run(
     options: &Options,
     begun: impl FnOnce(&[Arc<Progress>]),
     cancel: CancellationToken,
-) -> std::result::Result<Report, VerifyError> {
+) -> Result<Report> {
     target.require_schema().await?;
     source.require_collections().await?;
     let turn = Turn::now(source, target).await?;
@@ -150,10 +150,10 @@ pub async fn run(
     };
     match done {
         Some(Ok(report)) => Ok(report),
-        Some(Err(fault)) => {
+        Some(Err(error)) => {
             // The first error is the one to tell.
             drop(ledger.release().await);
-            Err(fault.into())
+            Err(error)
         }
         None => {
             ledger.release().await?;
@@ -163,7 +163,7 @@ pub async fn run(
 }
 
 /// The ledger to go on with, or that of a new verification.
-async fn open(stores: &Stores, options: &Options, turn: Turn) -> std::result::Result<Ledger, VerifyError> {
+async fn open(stores: &Stores, options: &Options, turn: Turn) -> Result<Ledger> {
     if options.start == Start::CarryOn
         && let Some(ledger) = carried_on(stores, options, turn).await?
     {
@@ -173,15 +173,11 @@ async fn open(stores: &Stores, options: &Options, turn: Turn) -> std::result::Re
     for entity in &options.entities {
         shares.extend(shares_of(stores, entity, options).await?.into_iter().map(|share| (*entity, share)));
     }
-    Ok(Ledger::begin(stores.pool(), options, turn, &shares).await?)
+    Ledger::begin(stores.pool(), options, turn, &shares).await
 }
 
 /// The ledger to go on with, if there is one. Whoever was killed at it renews its lease no more, which is waited for.
-async fn carried_on(
-    stores: &Stores,
-    options: &Options,
-    turn: Turn,
-) -> std::result::Result<Option<Ledger>, VerifyError> {
+async fn carried_on(stores: &Stores, options: &Options, turn: Turn) -> Result<Option<Ledger>> {
     let mut theirs = None;
     loop {
         match Ledger::carry_on(stores.pool(), options, turn).await? {
@@ -197,20 +193,20 @@ async fn carried_on(
 }
 
 /// Renews the lease for as long as it is this process's; why it is so no more.
-async fn keep(ledger: &Ledger) -> Fault {
+async fn keep(ledger: &Ledger) -> VerifyError {
     loop {
         tokio::time::sleep(ledger.renewal()).await;
         match ledger.renew().await {
-            Err(Fault::TakenOver) => return Fault::TakenOver,
+            Err(VerifyError::TakenOver) => return VerifyError::TakenOver,
             // What is to be written fails by itself.
-            Err(fault) => tracing::warn!(error = %crate::error_text(&fault), "the lease was not renewed"),
+            Err(error) => tracing::warn!(error = %crate::error_text(&error), "the lease was not renewed"),
             Ok(()) => {}
         }
     }
 }
 
 async fn shares_of(stores: &Stores, entity: &'static Entity, options: &Options) -> Result<Vec<Share>> {
-    let fault = |error| Fault::source(format!("plan the verification of {}", entity.name), error);
+    let fault = |error| VerifyError::source(format!("plan the verification of {}", entity.name), error);
     let order = stores.order(entity).await?;
     let plan = plan::plan(&stores.source, entity.name, options.chunk_bytes).await.map_err(fault)?;
     let rest = if order == Order::Bytes { Scope::Marked } else { Scope::All };
@@ -237,12 +233,12 @@ fn sampled(mut ranges: Vec<Range>, sample: Option<f64>) -> Vec<Range> {
 ///
 /// # Errors
 /// [`VerifyError`].
-pub async fn compare_queue(source: &Source, target: &Target) -> std::result::Result<(Vec<String>, u64), VerifyError> {
+pub async fn compare_queue(source: &Source, target: &Target) -> Result<(Vec<String>, u64)> {
     /// How many keys are named.
     const NAMED: usize = 5;
     let turn = Turn::now(source, target).await?;
     let stores = Stores::new(source, target, ENTITIES, turn.phase.primary());
-    let mut queue = Queue::new(&stores, ENTITIES, stores.now().await?);
+    let mut queue = Queue::new(&stores, ENTITIES, target.now().await?);
     let (mut differing, mut compared) = (Vec::new(), 0);
     while let Some(step) = queue.next().await? {
         let name = |one: &recheck::Difference| format!("{} {}", step.entity.name, one.suspect.key.text());
@@ -287,7 +283,7 @@ impl Verification<'_> {
         let limiter = Arc::new(Limiter::new(self.options.rate));
         let mut collections = Vec::new();
         for (entity, counts) in self.options.entities.iter().zip(counts) {
-            let fault = |error| Fault::source(format!("plan the verification of {}", entity.name), error);
+            let fault = |error| VerifyError::source(format!("plan the verification of {}", entity.name), error);
             let after: Timestamp = scan::committed_time(&self.stores.source, entity.name, None).await.map_err(fault)?;
             let estimated = plan::size(&self.stores.source, entity.name).await.map_err(fault)?.0;
             let generation = Generation {
@@ -314,7 +310,7 @@ impl Verification<'_> {
         let shares = self.ledger.open().await?;
         let of = |planned: Planned| {
             let collection = collections.iter().find(|one| one.progress.collection == planned.entity.name);
-            collection.map(|collection| compare(collection, planned)).ok_or(Fault::Unreadable { what: "a share" })
+            collection.map(|collection| compare(collection, planned)).ok_or(VerifyError::Unreadable { what: "a share" })
         };
         let shares: Vec<_> = shares.into_iter().map(of).collect::<Result<_>>()?;
         futures::stream::iter(shares).buffer_unordered(self.options.workers.max(1)).try_collect().await
@@ -335,7 +331,7 @@ impl Verification<'_> {
         let (counts, unsettled) = self.ledger.counts(&self.options.entities).await?;
         let (started_at, rechecked) = self.ledger.begun().await?;
         let mismatches = self.mismatches().await?;
-        let finished_at = self.stores.now().await?;
+        let finished_at = self.stores.target.now().await?;
         let verdict = Verdict::of(&counts, unsettled);
         let found: u64 = counts.iter().map(Counts::mismatches).sum();
         let listed = u64::try_from(mismatches.len()).unwrap_or(u64::MAX);
@@ -360,14 +356,12 @@ impl Verification<'_> {
     /// The mismatches that are listed; both sides of the first of each kind, as they are now.
     async fn mismatches(&self) -> Result<Vec<Mismatch>> {
         let (mut mismatches, mut shown, mut bytes) = (Vec::new(), HashMap::new(), 0);
-        let mut after: Option<(String, String)> = None;
+        let mut walk = self.ledger.noted(Some(Settled::Lasting));
         while mismatches.len() < self.options.listed {
-            let left = (self.options.listed - mismatches.len()).min(generation::SUSPECTS);
-            let limit = i64::try_from(left).unwrap_or(i64::MAX);
-            let cursor = after.as_ref().map(|(collection, id)| (collection.as_str(), id.as_str()));
-            let noted = self.ledger.noted(Some(Settled::Lasting), cursor, limit).await?;
-            let Some(last) = noted.last() else { break };
-            after = Some((last.entity.name.to_owned(), last.suspect.key.text().to_owned()));
+            let noted = walk.next((self.options.listed - mismatches.len()).min(generation::SUSPECTS)).await?;
+            if noted.is_empty() {
+                break;
+            }
             for noted in noted {
                 let shown = shown.entry(noted.kind).or_insert(0_usize);
                 *shown += 1;
@@ -398,7 +392,7 @@ async fn compare(collection: &Collection, planned: Planned) -> Result<()> {
         progress.mismatches.fetch_add(found, Ordering::Relaxed);
         Ok(())
     });
-    tokio_util::task::AbortOnDropHandle::new(task).await.map_err(|_| Fault::Crashed)?
+    tokio_util::task::AbortOnDropHandle::new(task).await.map_err(|_| VerifyError::Crashed)?
 }
 
 fn mismatch(noted: ledger::Noted, sides: Option<Sides>) -> Mismatch {

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::generation::SUSPECTS;
 use super::recheck::{Difference, Suspect};
 use super::stores::Stores;
-use super::{Fault, Result};
+use super::{Result, VerifyError};
 use crate::entity::{self, Entity};
 
 /// A walk through the queue, by collection and key.
@@ -57,7 +57,7 @@ impl<'a> Queue<'a> {
                 continue;
             };
             let entity =
-                entity::named(&first.collection).ok_or(Fault::Unreadable { what: "the queue's collection" })?;
+                entity::named(&first.collection).ok_or(VerifyError::Unreadable { what: "the queue's collection" })?;
             entries.retain(|entry| entry.collection == entity.name);
             self.after = entries.last().map(|last| (last.collection.clone(), last.id.clone()));
             break (entity, entries);
@@ -88,7 +88,7 @@ impl<'a> Queue<'a> {
             .persistent(false)
             .fetch_all(self.stores.pool())
             .await
-            .map_err(|error| Fault::target("read the queue of keys to compare again".to_owned(), error))
+            .map_err(|error| VerifyError::target("read the queue of keys to compare again", error))
     }
 
     /// A key that was queued anew since it was read has another stamp, and stays.
@@ -104,7 +104,7 @@ impl<'a> Queue<'a> {
         .bind(level.iter().map(|entry| entry.clock).collect::<Vec<_>>())
         .execute(self.stores.pool())
         .await
-        .map_err(|error| Fault::target("take keys from the queue".to_owned(), error))?;
+        .map_err(|error| VerifyError::target("take keys from the queue", error))?;
         Ok(())
     }
 }

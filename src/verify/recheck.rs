@@ -9,7 +9,7 @@ use sqlx::PgPool;
 
 use super::digest::digest;
 use super::rows::{Found, Rows};
-use super::{Fault, Result, canonical};
+use super::{Result, VerifyError, canonical};
 use crate::entity::Entity;
 use crate::mapping::raw;
 use crate::mapping::{Key, Mapping};
@@ -149,7 +149,7 @@ impl Recheck {
         mut seen: impl FnMut(String, &RawDocument),
     ) -> Result<()> {
         let attempted = || format!("read documents of {} again", self.entity.name);
-        let fault = |error| Fault::source(attempted(), error);
+        let fault = |error| VerifyError::source(attempted(), error);
         let ids = suspects.iter().map(|suspect| suspect.id.as_ref());
         let command = scan::by_id(self.entity.name, ids, projection, None).map_err(|error| fault(error.into()))?;
         let opened = self.source.database().run_raw_cursor_command(command).batch();
@@ -163,8 +163,8 @@ impl Recheck {
         Ok(())
     }
 
-    fn target_fault(&self, error: sqlx::Error) -> Fault {
-        Fault::target(format!("read rows of {} again", self.entity.name), error)
+    fn target_fault(&self, error: sqlx::Error) -> VerifyError {
+        VerifyError::target(format!("read rows of {} again", self.entity.name), error)
     }
 }
 

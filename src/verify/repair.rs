@@ -7,12 +7,12 @@ use bson::{RawDocumentBuf, rawdoc};
 use sqlx::PgConnection;
 
 use super::generation::SUSPECTS;
-use super::ledger::{Noted, Settled, noted_of};
+use super::ledger::{Noted, Settled, Walk};
 use super::recheck::Suspect;
 use super::report::{Kind, Report};
 use super::stores::Stores;
 use super::turn::Turn;
-use super::{Fault, Result, VerifyError};
+use super::{Result, VerifyError};
 use crate::anchor;
 use crate::entity::{ENTITIES, Entity};
 use crate::phase::Backend;
@@ -53,19 +53,14 @@ const SLICE_BYTES: usize = 4 << 20;
 ///
 /// # Errors
 /// [`VerifyError`].
-pub async fn repair(
-    source: &Source,
-    target: &Target,
-    report: &Report,
-    extras: Extras,
-) -> std::result::Result<Repaired, VerifyError> {
+pub async fn repair(source: &Source, target: &Target, report: &Report, extras: Extras) -> Result<Repaired> {
     let turn = Turn::now(source, target).await?;
     if turn.epoch != report.epoch {
         return Err(VerifyError::Turned);
     }
     let stores = Stores::new(source, target, ENTITIES, turn.phase.primary());
     let repair = Repair { stores, turn, extras, secondary: Secondary::new(Replaces::Older) };
-    Ok(repair.run(report.number).await?)
+    repair.run(report.number).await
 }
 
 struct Repair {
@@ -77,13 +72,13 @@ struct Repair {
 
 impl Repair {
     async fn run(&self, number: i64) -> Result<Repaired> {
-        let (mut repaired, mut after) = (Repaired::default(), None::<(String, String)>);
+        let mut repaired = Repaired::default();
+        let mut walk = Walk::new(self.stores.pool().clone(), number, Some(Settled::Lasting));
         loop {
-            let cursor = after.as_ref().map(|(collection, id)| (collection.as_str(), id.as_str()));
-            let limit = i64::try_from(SUSPECTS).unwrap_or(i64::MAX);
-            let noted = noted_of(self.stores.pool(), number, Some(Settled::Lasting), cursor, limit).await?;
-            let Some(last) = noted.last() else { return Ok(repaired) };
-            after = Some((last.entity.name.to_owned(), last.suspect.key.text().to_owned()));
+            let noted = walk.next(SUSPECTS).await?;
+            if noted.is_empty() {
+                return Ok(repaired);
+            }
             for of_one in noted.chunk_by(|one, other| one.entity == other.entity) {
                 self.bring(of_one, &mut repaired).await?;
             }
@@ -118,7 +113,7 @@ impl Repair {
     async fn to_postgres(&self, entity: &'static Entity, suspects: &[Suspect]) -> Result<()> {
         // Behind every write that was made before: a damaged row has the stamp of one of them.
         let time = anchor::take(self.stores.source.database()).await;
-        let time = time.map_err(|error| Fault::source("write a mark".to_owned(), error))?;
+        let time = time.map_err(|error| VerifyError::source("write a mark".to_owned(), error))?;
         let stamp = Stamp::of_oplog(self.turn.epoch, time);
         let item = |suspect: &Suspect, state| Item { entity, key: suspect.key.clone(), stamp, state };
         let recheck = self.stores.recheck(entity)?;
@@ -145,7 +140,7 @@ impl Repair {
         if items.is_empty() {
             return Ok(());
         }
-        let failed = |error| Fault::target("bring keys level".to_owned(), error);
+        let failed = |error| VerifyError::target("bring keys level", error);
         let mut transaction = self.stores.pool().begin().await.map_err(failed)?;
         self.secondary.write(Level::of(&items, None), &mut transaction).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)
@@ -153,7 +148,7 @@ impl Repair {
 
     /// Has the mirror bring the rows to MongoDB, and the deletion of those that are not there.
     async fn to_mongo(&self, entity: &'static Entity, suspects: &[Suspect]) -> Result<()> {
-        let failed = |error| Fault::target("have keys brought level".to_owned(), error);
+        let failed = |error| VerifyError::target("have keys brought level", error);
         let keys: Vec<&str> = suspects.iter().map(|suspect| suspect.key.text()).collect();
         let mut transaction = self.stores.pool().begin().await.map_err(failed)?;
         if self.extras == Extras::Delete {

@@ -248,7 +248,8 @@ pub struct Gate {
     pub conditions: Vec<Condition>,
 }
 
-fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serializes what has a text as that.
+pub(super) fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 

@@ -17,7 +17,8 @@ use super::generation::SUSPECTS;
 use super::ledger::{Ledger, Look, Noted, Settled};
 use super::recheck::{Difference, Suspect};
 use super::stores::Stores;
-use super::{Fault, Result, Turn};
+use super::{Result, Turn, VerifyError};
+use crate::anchor;
 use crate::entity::Entity;
 
 /// The pause between two looks at stores in use.
@@ -38,11 +39,13 @@ impl Settling<'_> {
     /// Settles every key that is noted.
     pub async fn settle(&self) -> Result<()> {
         // Without a mirror nothing is on its way: what differs now differs.
-        let is_followed = self.stores.is_followed().await?;
+        let is_followed = anchor::is_followed(self.stores.pool())
+            .await
+            .map_err(|error| VerifyError::target("look whether a mirror runs", error))?;
         let tolerance = if is_followed { self.tolerance } else { Duration::ZERO };
         let deadline = Instant::now() + tolerance * 3 + UNSETTLED;
         loop {
-            if self.ledger.noted(None, None, 1).await?.is_empty() {
+            if self.ledger.noted(None).next(1).await?.is_empty() {
                 return Ok(());
             }
             if is_followed {
@@ -60,14 +63,13 @@ impl Settling<'_> {
 
     /// Looks at every open key once.
     async fn round(&self, tolerance: Duration, is_last: bool) -> Result<()> {
-        let now = self.stores.now().await?;
-        let limit = i64::try_from(SUSPECTS).unwrap_or(i64::MAX);
-        let mut after: Option<(String, String)> = None;
+        let now = self.stores.target.now().await?;
+        let mut walk = self.ledger.noted(None);
         loop {
-            let cursor = after.as_ref().map(|(collection, id)| (collection.as_str(), id.as_str()));
-            let noted = self.ledger.noted(None, cursor, limit).await?;
-            let Some(last) = noted.last() else { return Ok(()) };
-            after = Some((last.entity.name.to_owned(), last.suspect.key.text().to_owned()));
+            let noted = walk.next(SUSPECTS).await?;
+            if noted.is_empty() {
+                return Ok(());
+            }
             for of_one in noted.chunk_by(|one, other| one.entity == other.entity) {
                 self.look(of_one, now, tolerance, is_last).await?;
             }
@@ -115,7 +117,7 @@ impl Settling<'_> {
                 .bind(ids)
                 .fetch_all(self.stores.pool())
                 .await
-                .map_err(|error| Fault::target("look what the mirror wrote".to_owned(), error))?;
+                .map_err(|error| VerifyError::target("look what the mirror wrote", error))?;
         let bytes = |epoch: i32, clock: i64| {
             let mut bytes = [0; 12];
             bytes[..4].copy_from_slice(&epoch.to_be_bytes());

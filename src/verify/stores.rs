@@ -3,15 +3,13 @@
 use std::collections::HashMap;
 
 use bson::doc;
-use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::PgPool;
-use tokio::time::Instant;
 
 use super::generation::Order;
 use super::recheck::Recheck;
 use super::rows::Rows;
-use super::{Fault, LOOK, MIRROR_WAIT, Result, Turn};
+use super::{MIRROR_WAIT, Result, Turn, VerifyError};
 use crate::anchor::{Mark, MarkError};
 use crate::entity::Entity;
 use crate::phase::Backend;
@@ -47,7 +45,7 @@ impl Stores {
 
     /// Compares keys of one of the entities.
     pub fn recheck(&self, entity: &Entity) -> Result<&Recheck> {
-        self.rechecks.get(entity.name).ok_or(Fault::Unreadable { what: "a collection that is not verified" })
+        self.rechecks.get(entity.name).ok_or(VerifyError::Unreadable { what: "a collection that is not verified" })
     }
 
     /// A collection made with a collation has its `_id` index in that order.
@@ -56,44 +54,23 @@ impl Stores {
             let listed = self.source.database().list_collections().filter(doc! { "name": entity.name }).await?;
             listed.try_collect::<Vec<_>>().await
         };
-        let failed = |error| Fault::source(format!("look how {} is sorted", entity.name), error);
+        let failed = |error| VerifyError::source(format!("look how {} is sorted", entity.name), error);
         let collated = listed.await.map_err(failed)?.iter().any(|found| found.options.collation.is_some());
         Ok(if collated { Order::Collation } else { Order::Bytes })
-    }
-
-    /// The time, by PostgreSQL's clock.
-    pub async fn now(&self) -> Result<DateTime<Utc>> {
-        let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await;
-        now.map_err(|error| Fault::target("ask for the time".to_owned(), error))
-    }
-
-    /// Whether a mirror keeps the secondary level.
-    pub async fn is_followed(&self) -> Result<bool> {
-        let live = "select exists (select from bridge.stream where leased_until > clock_timestamp())";
-        let live = sqlx::query_scalar(live).fetch_one(self.pool()).await;
-        live.map_err(|error| Fault::target("look whether a mirror runs".to_owned(), error))
     }
 
     /// Waits until the mirror has brought every write of until now to the secondary.
     ///
     /// # Errors
-    /// [`Fault::Behind`] when it takes too long.
+    /// [`VerifyError::Behind`] when it takes too long.
     pub async fn until_level(&self, turn: Turn) -> Result<()> {
         let mark = Mark::take(turn.phase.primary(), self.source.database(), self.pool()).await;
         let mark = mark.map_err(|error| match error {
-            MarkError::Source(error) => Fault::source("write a mark".to_owned(), error),
-            MarkError::Target(error) => Fault::target("look into the outbox".to_owned(), error),
+            MarkError::Source(error) => VerifyError::source("write a mark".to_owned(), error),
+            MarkError::Target(error) => VerifyError::target("look into the outbox", error),
         })?;
-        let deadline = Instant::now() + MIRROR_WAIT;
-        loop {
-            let passed = mark.is_passed(self.pool()).await;
-            if passed.map_err(|error| Fault::target("look how far the mirror is".to_owned(), error))? {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(Fault::Behind);
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        let passed = mark.until_passed(self.pool(), MIRROR_WAIT).await;
+        let passed = passed.map_err(|error| VerifyError::target("look how far the mirror is", error))?;
+        if passed { Ok(()) } else { Err(VerifyError::Behind) }
     }
 }

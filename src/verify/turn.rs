@@ -1,7 +1,7 @@
 //! In which phase a verification is made: it says nothing of another epoch.
 
 use super::stores::Stores;
-use super::{Fault, Result};
+use super::{Result, VerifyError};
 use crate::phase::Phase;
 use crate::source::Source;
 use crate::switch::Fences;
@@ -19,16 +19,16 @@ pub struct Turn {
 impl Turn {
     /// The turn that is.
     pub async fn now(source: &Source, target: &Target) -> Result<Self> {
-        let (phase, epoch) = Fences::look(source, target).await.map_err(Fault::Fence)?.turn();
+        let (phase, epoch) = Fences::look(source, target).await?.turn();
         Ok(Self { phase, epoch })
     }
 
     /// Makes sure that the primary is still the same.
     ///
     /// # Errors
-    /// [`Fault::Turned`].
+    /// [`VerifyError::Turned`].
     pub async fn require(self, stores: &Stores) -> Result<()> {
         let now = Self::now(&stores.source, &stores.target).await?;
-        if now.epoch == self.epoch { Ok(()) } else { Err(Fault::Turned) }
+        if now.epoch == self.epoch { Ok(()) } else { Err(VerifyError::Turned) }
     }
 }

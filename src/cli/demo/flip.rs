@@ -42,8 +42,7 @@ impl Flips {
                 Err(error) => return Err(error.into()),
             }
         };
-        let (_, conditions) = switch.examine(to, &limits).await?;
-        self.output.text(&report::conditions(&conditions))?;
+        self.output.text(&report::conditions(permit.conditions()))?;
         let output = self.output;
         let made = switch.make(permit, Options::default(), &mut |step| told(&step, output)).await?;
         let millis = made.pause.as_secs_f64() * 1_000.0;

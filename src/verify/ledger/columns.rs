@@ -8,7 +8,7 @@ use super::{Noted, Planned};
 use crate::entity::{self, Entity};
 use crate::mapping::Key;
 use crate::scan::Range;
-use crate::verify::error::{Fault, Result};
+use crate::verify::error::{Result, VerifyError};
 use crate::verify::generation::Share;
 use crate::verify::recheck::Suspect;
 use crate::verify::report::Kind;
@@ -63,9 +63,9 @@ pub fn noted(row: &PgRow) -> Result<Noted> {
         entity: named(&collection)?,
         suspect: Suspect {
             key: Key::from_text(&id),
-            id: bound(row, "document_id")?.ok_or(Fault::Unreadable { what: "the _id of a key that differs" })?,
+            id: bound(row, "document_id")?.ok_or(VerifyError::Unreadable { what: "the _id of a key that differs" })?,
         },
-        kind: Kind::named(row.get("kind")).ok_or(Fault::Unreadable { what: "a kind of mismatch" })?,
+        kind: Kind::named(row.get("kind")).ok_or(VerifyError::Unreadable { what: "a kind of mismatch" })?,
         reason: row.get("reason"),
         print: row.get("print"),
         since: row.get("since"),
@@ -73,11 +73,11 @@ pub fn noted(row: &PgRow) -> Result<Noted> {
 }
 
 fn named(collection: &str) -> Result<&'static Entity> {
-    entity::named(collection).ok_or(Fault::Unreadable { what: "the name of a collection" })
+    entity::named(collection).ok_or(VerifyError::Unreadable { what: "the name of a collection" })
 }
 
 fn bound(row: &PgRow, column: &str) -> Result<Option<RawDocumentBuf>> {
     let bytes: Option<Vec<u8>> = row.get(column);
-    let unreadable = |_| Fault::Unreadable { what: "the bounds of a share" };
+    let unreadable = |_| VerifyError::Unreadable { what: "the bounds of a share" };
     bytes.map(RawDocumentBuf::from_bytes).transpose().map_err(unreadable)
 }

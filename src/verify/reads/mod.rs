@@ -31,12 +31,12 @@ use self::report::Tally;
 use self::stores::Stores;
 use crate::anchor::MarkError;
 use crate::backfill::Rate;
+use crate::fence::FenceError;
 use crate::parity::Read;
 use crate::phase::{Backend, Phase};
 use crate::scheduler::Tenant;
 use crate::source::{Source, SourceError};
 use crate::store::StoreError;
-use crate::switch::SwitchError;
 use crate::target::{Target, TargetError};
 
 /// How to compare reads.
@@ -86,7 +86,7 @@ pub enum ReadError {
     },
     /// The phase is not known.
     #[error(transparent)]
-    Phase(#[from] SwitchError),
+    Phase(#[from] FenceError),
     /// A value of the data cannot be asked for.
     #[error("a query could not be made")]
     Query(#[from] crate::scheduler::Error),
@@ -159,7 +159,7 @@ pub async fn run(
 
 impl Work {
     async fn compare(self: &Arc<Self>, source: &Source, target: &Target) -> Result<ReadReport> {
-        let started_at = now(target).await?;
+        let started_at = target.now().await?;
         let census = tenants::count(source, target, self.options.tenants).await?;
         let (in_all, sampled) = (census.count, census.drawn.is_some());
         let tenants = census.drawn.as_ref().map_or(in_all, |drawn| u64::try_from(drawn.len()).unwrap_or(u64::MAX));
@@ -175,7 +175,7 @@ impl Work {
             }
         }
         self.stores.require_same_phase().await?;
-        let finished_at = now(target).await?;
+        let finished_at = target.now().await?;
         // Those that are shown first.
         let place = |one: &Difference| (one.diff.is_none(), one.collection, one.tenant.clone(), one.query.clone());
         tally.differences.sort_by_cached_key(place);
@@ -273,9 +273,4 @@ impl Work {
     fn most(&self) -> (usize, usize) {
         (self.options.listed, self.options.shown)
     }
-}
-
-async fn now(target: &Target) -> Result<DateTime<Utc>> {
-    let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(target.pool()).await;
-    Ok(now.map_err(|error| TargetError::of("ask PostgreSQL for the time", error))?)
 }

@@ -10,7 +10,7 @@ use crate::verify::Verdict;
 use crate::verify::digest::digest;
 
 /// The last comparison of reads, as the gate sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Latest {
     /// The name of the phase in which it was made.
     pub phase: String,
@@ -20,6 +20,8 @@ pub struct Latest {
     pub began_at: DateTime<Utc>,
     /// When it ended, by PostgreSQL's clock.
     pub finished_at: DateTime<Utc>,
+    /// How long ago that was when it was looked at, in seconds.
+    pub age_seconds: f64,
     /// What it says.
     pub verdict: Verdict,
     /// The collections whose reads differ.
@@ -78,21 +80,22 @@ pub async fn keep(pool: &PgPool, report: &ReadReport) -> Result<(), TargetError>
 /// # Errors
 /// Those of PostgreSQL.
 pub async fn latest(pool: &PgPool) -> Result<Option<Latest>, TargetError> {
-    type Row = (String, i32, DateTime<Utc>, DateTime<Utc>, String, Vec<u8>);
+    type Row = (String, i32, DateTime<Utc>, DateTime<Utc>, f64, String, Vec<u8>);
     let found: Option<Row> = sqlx::query_as(
-        "select phase, epoch, began_at, finished_at, report::text, digest from bridge.read_parity
-        order by id desc limit 1",
+        "select phase, epoch, began_at, finished_at,
+            extract(epoch from clock_timestamp() - finished_at)::float8, report::text, digest
+        from bridge.read_parity order by id desc limit 1",
     )
     .fetch_optional(pool)
     .await
     .map_err(|error| TargetError::of("look up the last comparison of reads", error))?;
-    Ok(found.map(|(phase, epoch, began_at, finished_at, text, kept)| {
+    Ok(found.map(|(phase, epoch, began_at, finished_at, age_seconds, text, kept)| {
         let gist: Option<Gist> = serde_json::from_str(&text).ok();
         let is_genuine = gist.is_some() && kept == digest_of(&phase, epoch, [began_at, finished_at], &text);
         let unread = Gist { verdict: Verdict::Inconclusive, sampled: true, collections: Vec::new() };
         let Gist { verdict, sampled: is_sampled, collections } = gist.unwrap_or(unread);
         let differing = collections.into_iter().filter(|one| one.differences > 0).map(|one| one.name).collect();
-        Latest { phase, epoch, began_at, finished_at, verdict, differing, is_sampled, is_genuine }
+        Latest { phase, epoch, began_at, finished_at, age_seconds, verdict, differing, is_sampled, is_genuine }
     }))
 }
 

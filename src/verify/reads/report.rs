@@ -7,6 +7,7 @@ use super::difference::Difference;
 use crate::entity::{ENTITIES, Entity};
 use crate::phase::Phase;
 use crate::verify::Verdict;
+use crate::verify::report::as_text;
 
 /// The counts of one collection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -63,10 +64,6 @@ pub struct ReadReport {
     pub started_at: DateTime<Utc>,
     /// When it ended, by PostgreSQL's clock.
     pub finished_at: DateTime<Utc>,
-}
-
-fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
 }
 
 /// The counts and differences so far.

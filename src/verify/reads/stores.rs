@@ -3,30 +3,22 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use mongodb::Database;
-use sqlx::PgPool;
-use tokio::time::Instant;
-
 use super::{ReadError, Result};
-use crate::anchor::Mark;
-use crate::backfill::Rate;
-use crate::backfill::limit::Limiter;
+use crate::anchor::{self, Mark};
+use crate::backfill::{Limiter, Rate};
 use crate::mapping::Mapping;
 use crate::parity::{Read, Seen};
 use crate::phase::{Backend, Phase};
 use crate::source::Source;
 use crate::store::{Cursor, MongoStore, PostgresStore, StoreError};
-use crate::switch::{Standing, Switch};
+use crate::switch::{Fences, Standing};
 use crate::target::{Target, TargetError};
 
-/// How long a mark may take to be written, and to be looked for.
+/// How long a mark may take to be written.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long the mirror may take to pass a mark.
 const MIRROR_WAIT: Duration = Duration::from_secs(30);
-
-/// How often it is looked whether it has.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Keys of documents that an operator has accepted to be no rows, by collection.
 type Accepted = HashMap<String, HashSet<String>>;
@@ -36,11 +28,10 @@ type Answer = std::result::Result<Seen, StoreError>;
 /// The two stores, in one phase.
 #[derive(Debug)]
 pub struct Stores {
-    switch: Switch,
+    source: Source,
+    target: Target,
     mongo: MongoStore,
     postgres: PostgresStore,
-    database: Database,
-    pool: PgPool,
     accepted: Accepted,
     limiter: Limiter,
     /// Whether a mirror was running when it began.
@@ -54,24 +45,21 @@ pub struct Stores {
 impl Stores {
     /// The stores as they stand now.
     pub async fn open(source: &Source, target: &Target, rate: Rate) -> Result<Self> {
-        let switch = Switch::new(source.clone(), target.clone(), String::new(), Duration::ZERO);
-        let (phase, epoch) = standing(&switch).await?;
-        let (database, pool) = (source.database().clone(), target.pool().clone());
+        let (phase, epoch) = standing(source, target).await?;
+        let pool = target.pool().clone();
         let listed = sqlx::query_as("select collection, id from bridge.quarantine where accepted_at is not null");
         let listed: Vec<(String, String)> = listed.fetch_all(&pool).await.map_err(failed("read the quarantine"))?;
         let mut accepted = Accepted::new();
         for (collection, id) in listed {
             accepted.entry(collection).or_default().insert(id);
         }
-        let mirror = "select exists (select from bridge.stream where leased_until > clock_timestamp())";
-        let is_followed = sqlx::query_scalar(mirror).fetch_one(&pool).await.map_err(failed("look for a mirror"))?;
+        let is_followed = anchor::is_followed(&pool).await.map_err(failed("look for a mirror"))?;
         Ok(Self {
-            switch,
+            source: source.clone(),
+            target: target.clone(),
             // Nothing is written, so the epoch does not matter.
-            mongo: MongoStore::new(source.client().clone(), database.clone(), 0),
-            postgres: PostgresStore::new(pool.clone()),
-            database,
-            pool,
+            mongo: MongoStore::new(source.client().clone(), source.database().clone(), 0),
+            postgres: PostgresStore::new(pool),
             accepted,
             limiter: Limiter::new(rate),
             is_followed,
@@ -82,7 +70,7 @@ impl Stores {
 
     /// Fails when the phase, or the epoch, has changed since.
     pub async fn require_same_phase(&self) -> Result<()> {
-        let now = standing(&self.switch).await?;
+        let now = standing(&self.source, &self.target).await?;
         if now == (self.phase, self.epoch) { Ok(()) } else { Err(ReadError::Turned { from: self.phase, to: now.0 }) }
     }
 
@@ -146,29 +134,20 @@ impl Stores {
         if !self.is_followed {
             return Ok(());
         }
-        let deadline = Instant::now() + MIRROR_WAIT;
-        let silent = |_| ReadError::Behind { secondary: self.primary().other() };
-        let mark = Mark::take(self.primary(), &self.database, &self.pool);
-        let mark = tokio::time::timeout(ANSWER_WAIT, mark).await.map_err(silent)?.map_err(ReadError::of_mark)?;
-        loop {
-            let passed = tokio::time::timeout(ANSWER_WAIT, mark.is_passed(&self.pool)).await.map_err(silent)?;
-            if passed.map_err(failed("look how far the mirror is"))? {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(ReadError::Behind { secondary: self.primary().other() });
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        let behind = || ReadError::Behind { secondary: self.primary().other() };
+        let mark = Mark::take(self.primary(), self.source.database(), self.target.pool());
+        let mark = tokio::time::timeout(ANSWER_WAIT, mark).await.map_err(|_| behind())?.map_err(ReadError::of_mark)?;
+        let passed = mark.until_passed(self.target.pool(), MIRROR_WAIT).await;
+        if passed.map_err(failed("look how far the mirror is"))? { Ok(()) } else { Err(behind()) }
     }
 }
 
-/// The phase and the epoch.
-async fn standing(switch: &Switch) -> Result<(Phase, i32)> {
-    let fences = switch.fences().await?;
+/// The phase and the epoch. The fences are only looked at: where MongoDB has none yet, none is made.
+async fn standing(source: &Source, target: &Target) -> Result<(Phase, i32)> {
+    let fences = Fences::look(source, target).await?;
     match fences.standing() {
         Standing::Open(Phase::Postgres) => Err(ReadError::Alone),
-        Standing::Open(phase) => Ok((phase, fences.mongo.epoch.max(fences.postgres.epoch))),
+        Standing::Open(_) => Ok(fences.turn()),
         Standing::Closed(_) | Standing::Reopening(..) => Err(ReadError::Half),
     }
 }
