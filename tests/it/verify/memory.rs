@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The most resident memory that a command ever had, in KiB. The kernel's own high-water mark, read until the process
 /// ends: what grows between the last look and the end is missed, and a peak lies before the end.
 fn peak(mut command: Command) -> u64 {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run bridge");
+    let mut child = command.stdout(Stdio::null()).spawn().expect("run bridge");
     let (mut peak, deadline) = (0, Instant::now() + LIMIT);
     loop {
         peak = high_water(child.id()).unwrap_or_default().max(peak);

@@ -489,7 +489,8 @@ async fn the_command_ends_with_the_verdict_and_its_exit_code() {
         last
     };
     ended(6, "inconclusive").await;
-    insert(&bed, "runs", (0..3).map(|second| run("a", &format!("\u{1b}[2J{second}"), second)).collect()).await;
+    // As many as values are drawn for arguments: so the queries are the same each time.
+    insert(&bed, "runs", (0..2).map(|second| run("a", &format!("\u{1b}[2J{second}"), second)).collect()).await;
     backfill(&bed).await;
     ended(0, "clean").await;
     sql(&bed, "delete from scheduler.runs where id like '%1'").await;
