@@ -28,6 +28,7 @@ use crate::fence::{self, Fence, FenceError};
 use crate::metrics;
 use crate::mirror;
 use crate::phase::{Backend, Phase};
+use crate::scan::ANSWER_WAIT;
 use crate::source::Source;
 use crate::store::OPERATION_WAIT;
 use crate::target::{Target, TargetError};
@@ -101,11 +102,22 @@ pub enum Standing {
 }
 
 impl Fences {
-    /// Both as they are. Where MongoDB has none, nothing was ever switched, or PostgreSQL's tells of it.
+    /// Both as they are. Where MongoDB has none, nothing was ever switched, or PostgreSQL's tells of it. The deadline of a fence
+    /// is for those who hold a lease behind it: whoever only looks waits for a store that stands still as long as for any read.
     ///
     /// # Errors
     /// Those of the stores.
     pub async fn look(source: &Source, target: &Target) -> std::result::Result<Self, FenceError> {
+        let deadline = Instant::now() + ANSWER_WAIT;
+        loop {
+            match Self::look_once(source, target).await {
+                Err(FenceError::Silent { .. }) if Instant::now() < deadline => {}
+                looked => return looked,
+            }
+        }
+    }
+
+    async fn look_once(source: &Source, target: &Target) -> std::result::Result<Self, FenceError> {
         let mongo = MongoFence::new(source.database()).look().await?.map_or(fence::FIRST, |view| view.fence);
         Ok(Self { mongo, postgres: PostgresFence::new(target.pool().clone()).look().await? })
     }

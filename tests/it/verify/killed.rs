@@ -1,6 +1,9 @@
 //! A verifier that is killed: the same command goes on where it ended, and nothing is counted twice or left out.
 
+use std::time::Duration;
+
 use mongodb::bson::doc;
+use rustix::process::Signal;
 use scheduler_bridge::dataset;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
@@ -9,6 +12,7 @@ use super::{LIMIT, backfill};
 use crate::bed::{Bed, until};
 use crate::dual::switch::objects;
 use crate::faults::process::Bridge;
+use crate::mirror::memory::signal;
 
 /// Many small shares, one after the other, and a lease that a dead process does not hold for long.
 fn command(bed: &Bed, failpoints: &str) -> std::process::Command {
@@ -92,4 +96,23 @@ async fn one_that_is_killed_anywhere_is_gone_on_with_and_counts_everything_once(
     let last: i64 =
         sqlx::query_scalar("select max(id) from bridge.verification").fetch_one(bed.pool()).await.expect("look");
     assert_eq!(last, number + 5);
+}
+
+/// Longer than the deadline of those who hold a lease behind a fence.
+const STILL: Duration = Duration::from_secs(8);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_stands_still_for_a_while_is_waited_for() {
+    let mut bed = Bed::with_own_servers().await;
+    bed.database.collection("runs").insert_one(doc! { "_id": "only here", "tenantId": "a" }).await.expect("insert");
+    let mongod = bed.servers().mongo.pid();
+    // Time to stop the server between generation 0 and the next look at the fences.
+    let verifying = tokio::spawn(objects(command(&bed, "verify::compared=sleep(3000)")));
+    until("all is compared", LIMIT, async || stands(&bed, "done = shares and queued_until is null").await).await;
+    signal(mongod, Signal::STOP);
+    tokio::time::sleep(STILL).await;
+    signal(mongod, Signal::CONT);
+    let (exit, objects, stderr) = verifying.await.expect("a task");
+    assert_eq!(exit, Some(1), "{stderr}");
+    assert_eq!(objects.last().expect("a report")["mismatches"][0]["id"], "only here");
 }
