@@ -4,7 +4,6 @@
 //! a Double. Every other value is canonical extended JSON. A value whose JSON would not give back the same BSON, or that
 //! `jsonb` would refuse, is [`Ambiguous`]; its field goes to the residue.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 
 use bson::spec::ElementType;
@@ -156,19 +155,16 @@ fn write_extended(element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), Ambigu
     let json = element.to_bson().ok_or(Ambiguous)?.into_canonical_extjson();
     serde_json::to_writer(&mut *out, &json).map_err(|_| Ambiguous)?;
     let nul = out[start..].windows(6).any(|window| window == br"\u0000");
-    let mut back = Vec::with_capacity(element.bytes().len());
-    push_extended(&mut back, element.name(), json)?;
-    if nul || back != element.bytes() { Err(Ambiguous) } else { Ok(()) }
+    let same = of_extended(json)? == (element.kind(), element.value_bytes().to_vec());
+    if nul || !same { Err(Ambiguous) } else { Ok(()) }
 }
 
-/// Appends the element that canonical extended JSON stands for.
-fn push_extended(out: &mut Vec<u8>, name: &str, json: serde_json::Value) -> Result<(), Ambiguous> {
+/// The type and the value that canonical extended JSON stands for.
+fn of_extended(json: serde_json::Value) -> Result<(ElementType, Vec<u8>), Ambiguous> {
     let value = Bson::try_from(json).map_err(|_| Ambiguous)?;
     let document = RawDocumentBuf::try_from(&bson::doc! { "": value }).map_err(|_| Ambiguous)?;
     let element = raw::first(&document).ok_or(Ambiguous)?;
-    raw::push_head(out, element.kind(), name);
-    out.extend_from_slice(element.value_bytes());
-    Ok(())
+    Ok((element.kind(), element.value_bytes().to_vec()))
 }
 
 /// Tells whether a name came before, without an allocation for the few names that most documents have.
@@ -198,9 +194,12 @@ impl<'a> Names<'a> {
 
 /// Appends the element `name` whose value has the JSON text `json`.
 pub fn read(json: &[u8], name: &str, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    // Looked at once as a whole, which costs a part of what it costs text by text.
+    let json = std::str::from_utf8(json).map_err(serde_json::Error::custom)?;
+    let mut deserializer = serde_json::Deserializer::from_str(json);
     deserializer.disable_recursion_limit();
-    ElementSeed { out, name }.deserialize(&mut deserializer)?;
+    let head = raw::open_element(out, name);
+    ValueSeed { out, head }.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
@@ -212,27 +211,29 @@ pub fn parse(json: &[u8]) -> Option<serde_json::Value> {
     deserializer.end().ok().map(|()| value)
 }
 
-/// Reads one JSON value straight into the bytes of a BSON element.
-struct ElementSeed<'a> {
+/// Reads one JSON value straight into the BSON element whose type byte is to stand at `head`; its name is written.
+struct ValueSeed<'a> {
     out: &'a mut Vec<u8>,
-    name: &'a str,
+    head: usize,
 }
 
-impl ElementSeed<'_> {
+impl ValueSeed<'_> {
     fn push(self, kind: ElementType, value: &[u8]) {
-        raw::push_head(self.out, kind, self.name);
+        self.out[self.head] = kind as u8;
         self.out.extend_from_slice(value);
     }
 
     /// Appends the value of extended JSON whose first name has been read. Dates and long integers, the most frequent,
     /// go without a tree in between.
-    fn push_marked<'de, A: MapAccess<'de>>(self, first: String, mut map: A) -> Result<(), A::Error> {
-        let (kind, value) = match first.as_str() {
-            "$date" => (ElementType::DateTime, map.next_value::<Long>()?.number),
-            "$numberLong" => (ElementType::Int64, map.next_value()?),
-            _ => {
+    fn push_marked<'de, A: MapAccess<'de>>(self, first: Mark, mut map: A) -> Result<(), A::Error> {
+        let (kind, value) = match first {
+            Mark::Date => (ElementType::DateTime, map.next_value::<Long<'_>>()?.number),
+            Mark::Long => (ElementType::Int64, map.next_value()?),
+            Mark::Other(first) => {
                 let json = extended(first, map)?;
-                return push_extended(self.out, self.name, json).map_err(|Ambiguous| not_extended());
+                let (kind, value) = of_extended(json).map_err(|Ambiguous| not_extended())?;
+                self.push(kind, &value);
+                return Ok(());
             }
         };
         let value: i64 = value.parse().map_err(|_| not_extended())?;
@@ -241,6 +242,23 @@ impl ElementSeed<'_> {
         }
         self.push(kind, &value.to_le_bytes());
         Ok(())
+    }
+}
+
+/// The first name of an object that is extended JSON.
+enum Mark {
+    Date,
+    Long,
+    Other(String),
+}
+
+impl Mark {
+    fn of(name: &str) -> Self {
+        match name {
+            "$date" => Self::Date,
+            "$numberLong" => Self::Long,
+            other => Self::Other(other.to_owned()),
+        }
     }
 }
 
@@ -256,7 +274,7 @@ fn not_extended<E: Error>() -> E {
     E::custom("not extended JSON")
 }
 
-impl<'de> DeserializeSeed<'de> for ElementSeed<'_> {
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -264,7 +282,7 @@ impl<'de> DeserializeSeed<'de> for ElementSeed<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for ElementSeed<'_> {
+impl<'de> Visitor<'de> for ValueSeed<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -300,64 +318,89 @@ impl<'de> Visitor<'de> for ElementSeed<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        raw::push_head(self.out, ElementType::String, self.name);
+        self.out[self.head] = ElementType::String as u8;
         raw::push_string(self.out, text);
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        raw::push_head(self.out, ElementType::Array, self.name);
+        self.out[self.head] = ElementType::Array as u8;
         let start = raw::open(self.out);
-        let mut name = String::from("0");
-        let mut next = 1_usize;
-        while array.next_element_seed(ElementSeed { out: self.out, name: &name })?.is_some() {
-            name.clear();
-            write!(name, "{next}").map_err(A::Error::custom)?;
-            next += 1;
+        let mut end = self.out.len();
+        for index in 0_u32.. {
+            end = self.out.len();
+            let head = open_indexed(self.out, index).map_err(A::Error::custom)?;
+            if array.next_element_seed(ValueSeed { out: self.out, head })?.is_none() {
+                break;
+            }
         }
+        self.out.truncate(end);
         raw::close(self.out, start);
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut name = String::new();
-        let mut is_more = map.next_key_seed(NameSeed(&mut name))?.is_some();
-        if is_more && name.starts_with('$') {
-            return self.push_marked(name, map);
-        }
-        raw::push_head(self.out, ElementType::EmbeddedDocument, self.name);
         let start = raw::open(self.out);
-        while is_more {
-            map.next_value_seed(ElementSeed { out: self.out, name: &name })?;
-            is_more = map.next_key_seed(NameSeed(&mut name))?.is_some();
+        let mut next = map.next_key_seed(NameSeed { out: self.out, is_first: true })?;
+        while let Some(name) = next {
+            match name {
+                Name::Field { head } => map.next_value_seed(ValueSeed { out: self.out, head })?,
+                Name::Mark(mark) => {
+                    self.out.truncate(start);
+                    return self.push_marked(mark, map);
+                }
+            }
+            next = map.next_key_seed(NameSeed { out: self.out, is_first: false })?;
         }
+        self.out[self.head] = ElementType::EmbeddedDocument as u8;
         raw::close(self.out, start);
         Ok(())
     }
 }
 
-/// Reads a name into a string that all names of one object share.
-struct NameSeed<'a>(&'a mut String);
+/// Opens an array's element, whose name is its place.
+fn open_indexed(out: &mut Vec<u8>, index: u32) -> Result<usize, serde_json::Error> {
+    let head = out.len();
+    out.push(0);
+    serde_json::to_writer(&mut *out, &index)?;
+    out.push(0);
+    Ok(head)
+}
+
+/// What a name in an object is.
+enum Name {
+    /// That of a field: an element that is opened.
+    Field { head: usize },
+    /// The first of extended JSON.
+    Mark(Mark),
+}
+
+/// Reads a name, and opens its element.
+struct NameSeed<'a> {
+    out: &'a mut Vec<u8>,
+    is_first: bool,
+}
 
 impl<'de> DeserializeSeed<'de> for NameSeed<'_> {
-    type Value = ();
+    type Value = Name;
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for NameSeed<'_> {
-    type Value = ();
+    type Value = Name;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("a name")
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<(), E> {
-        self.0.clear();
-        self.0.push_str(name);
-        Ok(())
+    fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+        if self.is_first && name.starts_with('$') {
+            return Ok(Name::Mark(Mark::of(name)));
+        }
+        Ok(Name::Field { head: raw::open_element(self.out, name) })
     }
 }
 

@@ -9,10 +9,17 @@ use bson::{Bson, RawDocument, RawDocumentBuf};
 
 /// One element of a document: type byte, name, NUL, value.
 #[derive(Debug, Clone, Copy)]
-pub struct Element<'a> {
+pub struct RawElement<'a> {
     kind: ElementType,
-    name: &'a str,
+    name: &'a [u8],
     bytes: &'a [u8],
+}
+
+/// An element whose name is a text.
+#[derive(Debug, Clone, Copy)]
+pub struct Element<'a> {
+    raw: RawElement<'a>,
+    name: &'a str,
 }
 
 /// Bytes that are no BSON, or a name that is not UTF-8.
@@ -20,9 +27,9 @@ pub struct Element<'a> {
 #[error("the bytes are no BSON element, or its name is not UTF-8")]
 pub struct Malformed;
 
-impl<'a> Element<'a> {
-    /// The field's name.
-    pub fn name(&self) -> &'a str {
+impl<'a> RawElement<'a> {
+    /// The bytes of the field's name.
+    pub fn name_bytes(&self) -> &'a [u8] {
         self.name
     }
 
@@ -73,6 +80,39 @@ impl<'a> Element<'a> {
         Some((code, RawDocument::from_bytes(scope).ok()?))
     }
 
+    /// The type byte and the value: what makes two values the same value.
+    pub fn identity(&self) -> Vec<u8> {
+        let mut identity = Vec::with_capacity(1 + self.value_bytes().len());
+        identity.push(self.bytes[0]);
+        identity.extend_from_slice(self.value_bytes());
+        identity
+    }
+
+    /// The element that `rest` begins with.
+    fn parse(rest: &'a [u8]) -> Option<Self> {
+        let (kind, after) = rest.split_first()?;
+        let kind = ElementType::from(*kind)?;
+        let name = c_string(after)?;
+        let value = &after[name.len() + 1..];
+        let bytes = rest.get(..name.len() + 2 + size(kind, value)?)?;
+        Some(Self { kind, name, bytes })
+    }
+}
+
+impl<'a> std::ops::Deref for Element<'a> {
+    type Target = RawElement<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.raw
+    }
+}
+
+impl<'a> Element<'a> {
+    /// The field's name.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
     /// The driver's value; nothing when it cannot be parsed (a string that is not UTF-8).
     pub fn to_bson(&self) -> Option<Bson> {
         let mut alone = Builder::default();
@@ -94,47 +134,61 @@ impl<'a> Element<'a> {
         };
         levels.checked_sub(1).is_some_and(within)
     }
+}
 
-    /// The type byte and the value: what makes two values the same value.
-    pub fn identity(&self) -> Vec<u8> {
-        let mut identity = Vec::with_capacity(1 + self.value_bytes().len());
-        identity.push(self.bytes[0]);
-        identity.extend_from_slice(self.value_bytes());
-        identity
-    }
+impl<'a> TryFrom<RawElement<'a>> for Element<'a> {
+    type Error = Malformed;
 
-    /// The element that `rest` begins with.
-    fn parse(rest: &'a [u8]) -> Option<Self> {
-        let (kind, after) = rest.split_first()?;
-        let kind = ElementType::from(*kind)?;
-        let name = c_string(after)?;
-        let value = &after[name.len() + 1..];
-        let bytes = rest.get(..name.len() + 2 + size(kind, value)?)?;
-        Some(Self { kind, name: std::str::from_utf8(name).ok()?, bytes })
+    fn try_from(raw: RawElement<'a>) -> Result<Self, Malformed> {
+        let name = std::str::from_utf8(raw.name).map_err(|_| Malformed)?;
+        Ok(Self { raw, name })
     }
 }
 
 /// The elements of `document` in order. After an error there are no more.
 pub fn elements(document: &RawDocument) -> Elements<'_> {
-    // Between the document's length and its NUL.
-    let bytes = document.as_bytes();
-    Elements { rest: &bytes[4..bytes.len() - 1] }
+    Elements { raw: raw_elements(document) }
 }
 
 /// See [`elements`].
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
-    rest: &'a [u8],
+    raw: RawElements<'a>,
 }
 
 impl<'a> Iterator for Elements<'a> {
     type Item = Result<Element<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let element = self.raw.next()?.and_then(Element::try_from);
+        if element.is_err() {
+            self.raw.rest = &[];
+        }
+        Some(element)
+    }
+}
+
+/// The elements of `document` in order, whatever their names. After an error there are no more.
+pub fn raw_elements(document: &RawDocument) -> RawElements<'_> {
+    // Between the document's length and its NUL.
+    let bytes = document.as_bytes();
+    RawElements { rest: &bytes[4..bytes.len() - 1] }
+}
+
+/// See [`raw_elements`].
+#[derive(Debug, Clone)]
+pub struct RawElements<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for RawElements<'a> {
+    type Item = Result<RawElement<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
         }
-        let element = Element::parse(self.rest);
+        let element = RawElement::parse(self.rest);
         self.rest = element.map_or(&[], |element| &self.rest[element.bytes.len()..]);
         Some(element.ok_or(Malformed))
     }
@@ -192,11 +246,18 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { bytes: vec![0; 4] }
+        Self::with_capacity(4)
     }
 }
 
 impl Builder {
+    /// A builder of a document that will have about so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut builder = Self { bytes: Vec::with_capacity(bytes) };
+        builder.bytes.extend_from_slice(&[0; 4]);
+        builder
+    }
+
     /// The bytes so far, to append whole elements to.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
@@ -217,9 +278,17 @@ impl Builder {
 
 /// Appends an element's type byte, name and NUL.
 pub fn push_head(out: &mut Vec<u8>, kind: ElementType, name: &str) {
-    out.push(kind as u8);
+    let head = open_element(out, name);
+    out[head] = kind as u8;
+}
+
+/// Appends an element's head whose type byte is still to be written: at the place that is returned.
+pub fn open_element(out: &mut Vec<u8>, name: &str) -> usize {
+    let head = out.len();
+    out.push(0);
     out.extend_from_slice(name.as_bytes());
     out.push(0);
+    head
 }
 
 /// Opens a nested document at the end of `out`; [`close`] takes what this returns.

@@ -48,7 +48,9 @@ impl Mapping {
         let (values, rest) = rest.split_at_checked(fields.len()).ok_or_else(shape)?;
         let residue = Residue::read(rest.first().copied().flatten())?;
 
-        let mut builder = Builder::default();
+        // Names, and what jsonb writes at greater length than BSON, are about as much as each other.
+        let bytes = columns.iter().flatten().map(|column| column.len() + 16).sum();
+        let mut builder = Builder::with_capacity(bytes);
         self.push_key(*id, &mut builder)?;
         for (field, value) in fields.iter().zip(values) {
             if let Some(bytes) = value.filter(|_| !residue.covers(field.name)) {

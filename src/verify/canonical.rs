@@ -8,51 +8,110 @@ use bson::{Bson, RawDocument};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::mapping::raw::{Element, elements};
+use crate::mapping::raw::{RawElement, raw_elements};
+
+/// Up to so many fields are looked for one after the other; more are sorted.
+const FEW: usize = 32;
 
 /// Whether two documents have the same fields with the same values.
 pub fn equal(one: &RawDocument, other: &RawDocument) -> bool {
-    one.as_bytes() == other.as_bytes() || equal_in_any_order(one, other).unwrap_or(false)
+    Comparison::default().documents(one, other).unwrap_or(false)
 }
 
-fn equal_in_any_order(one: &RawDocument, other: &RawDocument) -> Option<bool> {
-    let (mut ones, mut others) = (all(one)?, all(other)?);
-    if ones.len() != others.len() {
-        return Some(false);
-    }
-    if ones.iter().zip(&others).any(|(one, other)| one.name() != other.name()) {
-        // Stable, so that repeated names keep their order.
-        ones.sort_by_key(Element::name);
-        others.sort_by_key(Element::name);
-    }
-    Some(ones.iter().zip(&others).all(|(one, other)| one.name() == other.name() && equal_values(one, other)))
+/// A comparison under way. Its answers are nothing where the bytes are no BSON.
+#[derive(Default)]
+struct Comparison<'a> {
+    /// The elements of the other document; behind them, those of the documents in it that are being compared. One list for
+    /// all, since an allocation for each document would cost more than to compare it.
+    others: Vec<RawElement<'a>>,
 }
 
-fn all(document: &RawDocument) -> Option<Vec<Element<'_>>> {
-    elements(document).collect::<Result<_, _>>().ok()
-}
-
-fn equal_values(one: &Element<'_>, other: &Element<'_>) -> bool {
-    let same_kind = one.kind() == other.kind();
-    same_kind && (one.value_bytes() == other.value_bytes() || equal_inside(one, other).unwrap_or(false))
-}
-
-fn equal_inside(one: &Element<'_>, other: &Element<'_>) -> Option<bool> {
-    match one.kind() {
-        ElementType::EmbeddedDocument => Some(equal(one.document()?, other.document()?)),
-        ElementType::Array => equal_arrays(one.document()?, other.document()?),
-        ElementType::JavaScriptCodeWithScope => {
-            let ((one, scope), (other, other_scope)) = (one.code_with_scope()?, other.code_with_scope()?);
-            Some(one == other && equal(scope, other_scope))
+impl<'a> Comparison<'a> {
+    fn documents(&mut self, one: &'a RawDocument, other: &'a RawDocument) -> Option<bool> {
+        if one.as_bytes() == other.as_bytes() {
+            return Some(true);
         }
-        _ => Some(false),
+        // Fields are as long wherever they stand.
+        if one.as_bytes().len() != other.as_bytes().len() {
+            return Some(false);
+        }
+        let start = self.others.len();
+        for element in raw_elements(other) {
+            self.others.push(element.ok()?);
+        }
+        let is_few = self.others.len() - start <= FEW;
+        let equal = if is_few { self.few(one, start) } else { self.many(one, start) };
+        self.others.truncate(start);
+        equal
+    }
+
+    fn few(&mut self, one: &'a RawDocument, start: usize) -> Option<bool> {
+        let (mut next, end) = (start, self.others.len());
+        for element in raw_elements(one) {
+            let element = element.ok()?;
+            let Some(at) = (next..end).find(|at| self.others[*at].name_bytes() == element.name_bytes()) else {
+                return Some(false);
+            };
+            if !self.values(&element, self.others[at])? {
+                return Some(false);
+            }
+            // What is left keeps its order, so that a repeated name meets the one at its place.
+            self.others.copy_within(next..at, next + 1);
+            next += 1;
+        }
+        Some(next == end)
+    }
+
+    fn many(&mut self, one: &'a RawDocument, start: usize) -> Option<bool> {
+        let mut ones = all(one)?;
+        // Stable, so that repeated names keep their order.
+        ones.sort_by_key(RawElement::name_bytes);
+        self.others[start..].sort_by_key(RawElement::name_bytes);
+        if ones.len() != self.others.len() - start {
+            return Some(false);
+        }
+        for (index, one) in (start..).zip(&ones) {
+            let other = self.others[index];
+            if one.name_bytes() != other.name_bytes() || !self.values(one, other)? {
+                return Some(false);
+            }
+        }
+        Some(true)
+    }
+
+    fn arrays(&mut self, one: &'a RawDocument, other: &'a RawDocument) -> Option<bool> {
+        let mut others = raw_elements(other);
+        for one in raw_elements(one) {
+            let (one, Some(other)) = (one.ok()?, others.next()) else { return Some(false) };
+            let other = other.ok()?;
+            if one.name_bytes() != other.name_bytes() || !self.values(&one, other)? {
+                return Some(false);
+            }
+        }
+        Some(others.next().is_none())
+    }
+
+    fn values(&mut self, one: &RawElement<'a>, other: RawElement<'a>) -> Option<bool> {
+        if one.kind() != other.kind() {
+            return Some(false);
+        }
+        if one.value_bytes() == other.value_bytes() {
+            return Some(true);
+        }
+        match one.kind() {
+            ElementType::EmbeddedDocument => self.documents(one.document()?, other.document()?),
+            ElementType::Array => self.arrays(one.document()?, other.document()?),
+            ElementType::JavaScriptCodeWithScope => {
+                let ((one, scope), (other, other_scope)) = (one.code_with_scope()?, other.code_with_scope()?);
+                if one == other { self.documents(scope, other_scope) } else { Some(false) }
+            }
+            _ => Some(false),
+        }
     }
 }
 
-fn equal_arrays(one: &RawDocument, other: &RawDocument) -> Option<bool> {
-    let (ones, others) = (all(one)?, all(other)?);
-    let same = |(one, other): (&Element<'_>, &Element<'_>)| one.name() == other.name() && equal_values(one, other);
-    Some(ones.len() == others.len() && ones.iter().zip(&others).all(same))
+fn all(document: &RawDocument) -> Option<Vec<RawElement<'_>>> {
+    raw_elements(document).collect::<Result<_, _>>().ok()
 }
 
 /// A digest of what [`equal`] looks at: documents have the same one exactly when they are equal.
@@ -60,7 +119,7 @@ pub fn print(document: &RawDocument) -> [u8; 32] {
     let mut hash = Sha256::new();
     match all(document) {
         Some(mut elements) => {
-            elements.sort_by_key(Element::name);
+            elements.sort_by_key(RawElement::name_bytes);
             hash.update(b"document");
             elements.iter().for_each(|element| hash.update(element_print(element)));
         }
@@ -69,9 +128,9 @@ pub fn print(document: &RawDocument) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn element_print(element: &Element<'_>) -> [u8; 32] {
+fn element_print(element: &RawElement<'_>) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let name = element.name();
+    let name = element.name_bytes();
     hash.update([element.kind() as u8]);
     hash.update(u64::try_from(name.len()).unwrap_or(u64::MAX).to_be_bytes());
     hash.update(name);
@@ -82,7 +141,7 @@ fn element_print(element: &Element<'_>) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn print_inside(element: &Element<'_>) -> Option<[u8; 32]> {
+fn print_inside(element: &RawElement<'_>) -> Option<[u8; 32]> {
     match element.kind() {
         ElementType::EmbeddedDocument => Some(print(element.document()?)),
         ElementType::Array => {
@@ -130,6 +189,7 @@ pub fn id(document: &RawDocument) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::raw::{self, Builder};
     use bson::{RawDocumentBuf, rawdoc};
 
     #[track_caller]
@@ -156,7 +216,34 @@ mod tests {
         differ(&rawdoc! { "a": [] }, &rawdoc! { "a": null });
         differ(&rawdoc! { "a": { "b": 1 } }, &rawdoc! { "a": { "b": 1, "c": 1 } });
         differ(&rawdoc! { "a": "x" }, &rawdoc! { "b": "x" });
+        differ(&rawdoc! { "a": [1] }, &rawdoc! { "a": [1, 1] });
+        differ(&rawdoc! { "a": 1, "b": 2 }, &rawdoc! { "a": 1, "c": 2 });
         differ(&rawdoc! { "a": f64::from_bits(0x7ff8_0000_0000_0001) }, &rawdoc! { "a": f64::NAN });
+    }
+
+    /// A document of these fields, behind `more` others; a name may stand twice.
+    fn repeating(more: usize, fields: &[(&str, &str)]) -> RawDocumentBuf {
+        let mut builder = Builder::default();
+        let mut push = |name: &str, text: &str| {
+            let mut value = Vec::new();
+            raw::push_string(&mut value, text);
+            builder.push(ElementType::String, name, &value);
+        };
+        (0..more).for_each(|index| push(&format!("n{index}"), ""));
+        fields.iter().for_each(|(name, text)| push(name, text));
+        builder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_repeated_name_meets_the_one_at_its_place_among_few_fields_and_among_many() {
+        for more in [0, FEW] {
+            let one = repeating(more, &[("a", "1"), ("b", "2"), ("a", "3")]);
+            let other = repeating(more, &[("b", "2"), ("a", "1"), ("a", "3")]);
+            assert!(equal(&one, &other));
+            assert_eq!(print(&one), print(&other));
+            differ(&one, &repeating(more, &[("b", "2"), ("a", "3"), ("a", "1")]));
+            differ(&one, &repeating(more, &[("b", "2"), ("a", "1"), ("b", "3")]));
+        }
     }
 
     #[test]
