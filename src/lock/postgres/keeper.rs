@@ -1,24 +1,22 @@
-//! The task that owns the locks' connection: it alone speaks on it, serves what has piled up in one statement of each kind,
-//! lets go what is over its lease, and tells the holders when the connection is gone.
+//! The keeper of the locks' connection: it serves requests, those that have piled up in one statement of each kind, lets go
+//! what is over its lease, and tells the holders when the connection is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use sqlx::{Connection, PgConnection};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::desk::Desk;
 use super::statements::{self, Overdue};
 use super::{Deadline, PostgresHeld, pooler};
 use crate::layout::Layout;
 use crate::lock::{ANSWER_WAIT, Given, LockError, LockKey, owner};
 
-/// How many requests are served together.
-const BATCH: usize = 128;
-
-/// How often the connection is looked at while locks are held.
-const PING: Duration = Duration::from_millis(200);
+/// How long a connection is silent before it is looked at while locks are held.
+pub const PING: Duration = Duration::from_millis(200);
 
 /// How often those who wait look for holders that are over their lease.
 const LOOK: Duration = Duration::from_millis(250);
@@ -36,8 +34,8 @@ pub enum Request {
         lease: Duration,
         /// What MongoDB has given for the same acquisition.
         given: Option<Given>,
-        /// What the lock lets itself go with.
-        keeper: mpsc::Sender<Request>,
+        /// Where the lock lets itself go.
+        desk: Desk,
         reply: oneshot::Sender<Result<Option<PostgresHeld>, LockError>>,
     },
     /// Begin a lease anew.
@@ -71,6 +69,7 @@ pub struct Keeper {
     session: Option<Session>,
     instance: String,
     held: HashMap<String, Entry>,
+    spoken: Instant,
     looked: Instant,
     overdue: HashMap<Overdue, Instant>,
 }
@@ -81,18 +80,13 @@ struct Session {
     layout: Layout,
 }
 
-type Take = (
-    LockKey,
-    (Duration, Option<Given>),
-    mpsc::Sender<Request>,
-    oneshot::Sender<Result<Option<PostgresHeld>, LockError>>,
-);
+type Take = (LockKey, (Duration, Option<Given>), Desk, oneshot::Sender<Result<Option<PostgresHeld>, LockError>>);
 
 impl Keeper {
     /// A keeper that connects when it is first asked.
     pub fn new(url: SecretString) -> Self {
-        let (instance, held, overdue) = (owner(), HashMap::new(), HashMap::new());
-        Self { url, session: None, instance, held, looked: Instant::now(), overdue }
+        let (instance, held, overdue, now) = (owner(), HashMap::new(), HashMap::new(), Instant::now());
+        Self { url, session: None, instance, held, spoken: now, looked: now, overdue }
     }
 
     /// A keeper with an open connection.
@@ -102,24 +96,29 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Serves until nobody is left to ask.
-    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        let mut batch = Vec::new();
-        loop {
-            let ends = self.held.values().map(Entry::ends).min();
-            let look = Instant::now() + PING;
-            let wake = ends.map_or(look, |ends| ends.min(look));
-            tokio::select! {
-                received = requests.recv_many(&mut batch, BATCH) => match received {
-                    0 => break,
-                    _ => self.serve(std::mem::take(&mut batch)).await,
-                },
-                () = tokio::time::sleep_until(wake), if !self.held.is_empty() => self.watch().await,
-            }
-            self.expire().await;
+    /// Whether it has a connection.
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// When the first of the leases ends.
+    pub fn ends(&self) -> Option<Instant> {
+        self.held.values().map(Entry::ends).min()
+    }
+
+    /// Serves `requests`, looks whether the connection lives if it has been silent, and lets go what is over its lease.
+    pub async fn round(&mut self, requests: Vec<Request>) {
+        self.serve(requests).await;
+        if !self.held.is_empty() && self.spoken.elapsed() >= PING {
+            // A failure loses the session, which is all there is to do.
+            drop(self.speak(async |session| session.connection.ping().await).await);
         }
+        self.expire().await;
+    }
+
+    /// Ends the connection. The server lets everything go with the session, however it ends.
+    pub async fn close(&mut self) {
         if let Some(session) = self.session.take() {
-            // The server lets everything go with the session, however it ends.
             drop(tokio::time::timeout(ANSWER_WAIT, session.connection.close()).await);
         }
     }
@@ -128,7 +127,7 @@ impl Keeper {
         let (mut takes, mut freed, mut replies): (Vec<Take>, _, _) = (Vec::new(), Vec::new(), Vec::new());
         for request in batch {
             match request {
-                Request::Take { key, lease, given, keeper, reply } => takes.push((key, (lease, given), keeper, reply)),
+                Request::Take { key, lease, given, desk, reply } => takes.push((key, (lease, given), desk, reply)),
                 Request::LetGo { key, token, reply } => {
                     freed.extend(self.forget(&key, token));
                     replies.extend(reply);
@@ -178,8 +177,8 @@ impl Keeper {
         };
         let missed: Vec<LockKey> =
             wanted.iter().map(|(key, ..)| key).filter(|key| !taken.contains_key(key.id())).cloned().collect();
-        for (key, (lease, _), keeper, reply) in wanted {
-            let held = taken.get(key.id()).map(|token| self.hold(key, *token, begun + lease, keeper));
+        for (key, (lease, _), desk, reply) in wanted {
+            let held = taken.get(key.id()).map(|token| self.hold(key, *token, begun + lease, desk));
             // Whoever went away meanwhile drops it, which lets it go.
             drop(reply.send(Ok(held)));
         }
@@ -188,11 +187,11 @@ impl Keeper {
         }
     }
 
-    fn hold(&mut self, key: LockKey, token: i64, ends: Instant, keeper: mpsc::Sender<Request>) -> PostgresHeld {
+    fn hold(&mut self, key: LockKey, token: i64, ends: Instant, desk: Desk) -> PostgresHeld {
         let (sender, deadline) = watch::channel(Some(ends));
         let entry = Entry { advisory: key.advisory(), token, deadline: sender };
         self.held.insert(key.id().to_owned(), entry);
-        PostgresHeld { key, token, deadline, keeper }
+        PostgresHeld { key, token, deadline, desk }
     }
 
     /// Ends the sessions of holders that have been over their lease for a while.
@@ -259,12 +258,6 @@ impl Keeper {
         self.free(&freed).await;
     }
 
-    /// Looks whether the connection lives.
-    async fn watch(&mut self) {
-        // A failure loses the session, which is all there is to do.
-        drop(self.speak(async |session| session.connection.ping().await).await);
-    }
-
     fn forget(&mut self, key: &LockKey, token: i64) -> Option<i64> {
         let is_it = self.held.get(key.id()).is_some_and(|entry| entry.token == token);
         is_it.then(|| self.held.remove(key.id())).flatten().map(|entry| told(&entry))
@@ -287,6 +280,7 @@ impl Keeper {
         }
         let Some(session) = &mut self.session else { return Err(None) };
         let done = tokio::time::timeout(ANSWER_WAIT, work(session)).await;
+        self.spoken = Instant::now();
         match done {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => {

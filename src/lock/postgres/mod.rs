@@ -1,10 +1,11 @@
 //! Locks in PostgreSQL: a session's advisory lock excludes, and the record in `scheduler.locks` carries the token.
 //!
-//! All locks of one [`PostgresLocks`] live on one connection of its own, which its [`keeper`] task owns: the server lets
-//! them go when the connection ends, whatever becomes of the process. A holder lets go by itself at the end of its
+//! All locks of one [`PostgresLocks`] live on one connection of its own, which its [`keeper`] has: the server lets them go
+//! when the connection ends, whatever becomes of the process. A holder lets go by itself at the end of its
 //! lease; one that cannot (paused, cut off) is found by those who wait, and its session is ended by the server. That is
 //! safe: an ended session holds nothing, and the new holder's token is greater.
 
+mod desk;
 mod keeper;
 mod pooler;
 mod statements;
@@ -12,20 +13,18 @@ mod statements;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::desk::{Closed, Desk};
 use self::keeper::{Keeper, Request};
 use super::{ANSWER_WAIT, Given, Held, LockError, LockKey, Locks, check_lease};
-
-/// How many requests may wait for the connection.
-const QUEUE: usize = 1_024;
 
 /// The locks of one process in PostgreSQL.
 #[derive(Debug, Clone)]
 pub struct PostgresLocks {
-    keeper: mpsc::Sender<Request>,
+    desk: Desk,
 }
 
 /// The task behind the locks. It ends when all [`PostgresLocks`] and all their held locks are dropped.
@@ -57,9 +56,9 @@ impl PostgresLocks {
         Self::kept(Keeper::new(url.clone()))
     }
 
-    fn kept(kept: Keeper) -> (Self, LockTask) {
-        let (keeper, requests) = mpsc::channel(QUEUE);
-        (Self { keeper }, LockTask(tokio::spawn(kept.run(requests))))
+    fn kept(keeper: Keeper) -> (Self, LockTask) {
+        let (desk, attendant) = desk::open(keeper);
+        (Self { desk }, LockTask(tokio::spawn(attendant.run())))
     }
 
     /// [`Locks::try_acquire`] of a lock that another store has given already.
@@ -70,20 +69,20 @@ impl PostgresLocks {
         given: Option<Given>,
     ) -> Result<Option<PostgresHeld>, LockError> {
         check_lease(key, lease)?;
-        let keeper = self.keeper.clone();
-        let request = |reply| Request::Take { key: key.clone(), lease, given, keeper, reply };
-        Self::ask(&self.keeper, key, request).await
+        let desk = self.desk.clone();
+        let request = |reply| Request::Take { key: key.clone(), lease, given, desk, reply };
+        Self::ask(&self.desk, key, request).await
     }
 
     async fn ask<T>(
-        keeper: &mpsc::Sender<Request>,
+        desk: &Desk,
         key: &LockKey,
         request: impl FnOnce(oneshot::Sender<Result<T, LockError>>) -> Request,
     ) -> Result<T, LockError> {
         let unavailable = || LockError::Unavailable { attempted: format!("ask for lock {key}"), source: None };
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            keeper.send(request(reply)).await.map_err(|_| unavailable())?;
+            desk.serve(request(reply)).await.map_err(|Closed| unavailable())?;
             answer.await.map_err(|_| unavailable())?
         };
         tokio::time::timeout(ANSWER_WAIT, asked).await.map_err(|_| unavailable())?
@@ -107,7 +106,7 @@ pub struct PostgresHeld {
     key: LockKey,
     token: i64,
     deadline: watch::Receiver<Deadline>,
-    keeper: mpsc::Sender<Request>,
+    desk: Desk,
 }
 
 impl PostgresHeld {
@@ -115,7 +114,7 @@ impl PostgresHeld {
     pub(super) async fn renew_with(&self, lease: Duration, given: Option<Given>) -> Result<(), LockError> {
         check_lease(&self.key, lease)?;
         let (key, token) = (self.key.clone(), self.token);
-        PostgresLocks::ask(&self.keeper, &self.key, |reply| Request::Renew { key, token, lease, given, reply }).await
+        PostgresLocks::ask(&self.desk, &self.key, |reply| Request::Renew { key, token, lease, given, reply }).await
     }
 }
 
@@ -134,7 +133,7 @@ impl Held for PostgresHeld {
 
     async fn release(self) -> Result<(), LockError> {
         let (key, token) = (self.key.clone(), self.token);
-        PostgresLocks::ask(&self.keeper, &self.key, |reply| Request::LetGo { key, token, reply: Some(reply) }).await
+        PostgresLocks::ask(&self.desk, &self.key, |reply| Request::LetGo { key, token, reply: Some(reply) }).await
     }
 
     async fn lost(&self) {
@@ -156,7 +155,7 @@ impl Drop for PostgresHeld {
         if self.deadline.borrow().is_some() {
             let request = Request::LetGo { key: self.key.clone(), token: self.token, reply: None };
             // When the queue is full, the end of the lease lets it go.
-            drop(self.keeper.try_send(request));
+            self.desk.leave(request);
         }
     }
 }

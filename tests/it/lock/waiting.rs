@@ -1,5 +1,6 @@
 //! Waiting for a lock: no longer than asked, and nothing is left when the caller goes away.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use scheduler_bridge::lock::{Held, LockError, Locks};
@@ -77,5 +78,18 @@ async fn a_cancelled_acquisition_leaves_nothing_held() {
         assert!(cut > 20 && got > 20, "{name}: both ways were to be seen: {cut} and {got}");
         let free = async || others.try_acquire(&key("a"), LONG).await.expect("try").is_some();
         until("nothing is held", LONG / 4, free).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acquisition_that_is_begun_and_not_polled_again_keeps_nobody_waiting() {
+    let bed = Bed::new().await;
+    for (name, locks, _) in both(&bed).await {
+        let wanted = key("a");
+        let mut begun = pin!(locks.try_acquire(&wanted, LONG));
+        assert!(futures::poll!(begun.as_mut()).is_pending(), "{name}");
+        let others = tokio::time::timeout(LONG / 4, locks.try_acquire(&key("b"), LONG)).await;
+        assert!(others.expect(name).expect("try").is_some(), "{name}");
+        assert!(begun.await.expect("try").is_some(), "{name}: the lock that was asked for first");
     }
 }
