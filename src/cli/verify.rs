@@ -41,7 +41,8 @@ pub(super) struct VerifyArgs {
     /// How long a difference must last before it is a mismatch, while a mirror keeps the stores level [default: 10]
     #[arg(long, value_name = "N")]
     pub tolerance_seconds: Option<u32>,
-    /// Begin again, also when a verification of the same collections was not finished
+    /// Begin again, also when a verification of the same collections was not finished (one that nobody was at for an hour is
+    /// begun again in any case)
     #[arg(long)]
     pub anew: bool,
     /// Verify again and again, until told to stop

@@ -26,6 +26,10 @@ use crate::entity::Entity;
 /// How many verifications are kept, at most.
 const KEPT: i64 = 200;
 
+/// How long nobody may have been at a verification that is gone on with. What it compared is older than that, and damage
+/// that has come since would not be seen, though its report is new.
+const RESUMED_WITHIN: Duration = Duration::from_secs(3_600);
+
 /// A verification that this process holds.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -103,7 +107,8 @@ fn failed(attempted: &'static str) -> impl FnOnce(sqlx::Error) -> VerifyError {
 }
 
 impl Ledger {
-    /// Goes on with the unfinished verification of the same scope and turn that began last.
+    /// Goes on with the unfinished verification of the same scope and turn that began last, if somebody was at it within
+    /// [`RESUMED_WITHIN`].
     pub async fn carry_on(pool: &PgPool, options: &Options, turn: Turn) -> Result<Carried> {
         let names: Vec<_> = options.entities.iter().map(|entity| entity.name).collect();
         let holder = Uuid::new_v4();
@@ -111,12 +116,14 @@ impl Ledger {
         let found: Option<(i64, String, DateTime<Utc>, bool)> = sqlx::query_as(
             "select id, held_by, leased_until, leased_until < clock_timestamp() from bridge.verification
             where finished_at is null and epoch = $1 and collections = $2 and sample is not distinct from $3
+                and leased_until > clock_timestamp() - make_interval(secs => $4)
                 and exists (select from bridge.verification_share where verification = id)
             order by id desc limit 1 for update",
         )
         .bind(turn.epoch)
         .bind(&names)
         .bind(options.sample)
+        .bind(RESUMED_WITHIN.as_secs_f64())
         .fetch_optional(&mut *transaction)
         .await
         .map_err(failed("look for an unfinished verification"))?;

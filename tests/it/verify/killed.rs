@@ -98,6 +98,23 @@ async fn one_that_is_killed_anywhere_is_gone_on_with_and_counts_everything_once(
     assert_eq!(last, number + 5);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_nobody_was_at_for_an_hour_is_begun_anew() {
+    let bed = damaged().await;
+    for (interrupted, is_gone_on_with) in [("59 minutes", true), ("61 minutes", false)] {
+        let process = Bridge::start(command(&bed, "verify::compared=pause"));
+        until(interrupted, LIMIT, async || stands(&bed, "done = shares and queued_until is null").await).await;
+        assert!(process.kill().await, "it was to be killed while it worked");
+        let interrupt = format!(
+            "update bridge.verification set leased_until = clock_timestamp() - interval '{interrupted}'
+            where finished_at is null returning id"
+        );
+        let number: i64 = sqlx::query_scalar(AssertSqlSafe(interrupt)).fetch_one(bed.pool()).await.expect("interrupt");
+        let report = whole(&bed, "").await;
+        assert_eq!(report["number"] == number, is_gone_on_with, "{interrupted}");
+    }
+}
+
 /// Longer than the deadline of those who hold a lease behind a fence.
 const STILL: Duration = Duration::from_secs(8);
 
