@@ -15,6 +15,7 @@ use super::columns::{Finding, SHAPES, Shape, columns, damages, id, insert, key, 
 use super::{LIMIT, options, stores};
 use crate::bed::{Bed, until};
 use crate::dual::switch::{Scheduler, followed};
+use crate::faults::gate::until_bridge_waits;
 use crate::faults::process::Bridge;
 
 /// How many damages are planted. Some change nothing: a column that becomes null may have been null.
@@ -346,4 +347,26 @@ async fn what_the_mirror_wrote_is_compared_again_and_leaves_the_queue_only_when_
     assert_eq!((report.rechecked, report.mismatches.len()), (4, 1), "{report:#?}");
     assert_eq!(queued().await, ["victim-00003"]);
     drop(mirror);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_queued_anew_while_it_is_compared_stays_in_the_queue() {
+    let bed = Bed::new().await;
+    let runs = ENTITIES.iter().find(|entity| entity.name == "runs").expect("runs");
+    insert(&bed, runs, &[victim(runs, 0, SHAPES[0]), victim(runs, 1, SHAPES[0])]).await;
+    super::backfill(&bed).await;
+    let queue = "insert into bridge.recheck (collection, id, epoch, clock) select 'runs', id, 1, 7 from scheduler.runs";
+    bed.pool().execute(queue).await.expect("queue");
+    // Whoever takes the key from the queue waits for this transaction, which queues it anew.
+    let mut anew = bed.pool().begin().await.expect("begin");
+    let newer = "update bridge.recheck set clock = 8 where id = 'victim-00001'";
+    anew.execute(newer).await.expect("queue anew");
+    let (source, target) = stores(&bed).await;
+    let comparing = tokio::spawn(async move { verify::compare_queue(&source, &target).await });
+    until_bridge_waits(&bed).await;
+    anew.commit().await.expect("commit");
+    assert_eq!(comparing.await.expect("a task").expect("compare"), (Vec::new(), 2));
+    let left: Vec<String> =
+        sqlx::query_scalar("select id from bridge.recheck").fetch_all(bed.pool()).await.expect("look");
+    assert_eq!(left, ["victim-00001"]);
 }
