@@ -288,6 +288,27 @@ async fn a_damage_that_is_overwritten_within_the_tolerance_is_no_mismatch_and_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_write_that_leaves_the_key_damaged_begins_its_time_anew() {
+    begins_anew(async |runs| {
+        runs.update_one(doc! {}, doc! { "$set": { "error": "newer" } }).await.expect("write");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_write_that_takes_itself_back_begins_the_time_of_the_key_anew() {
+    begins_anew(async |runs| {
+        let mut session = runs.client().start_session().await.expect("a session");
+        session.start_transaction().await.expect("begin");
+        for change in [doc! { "$set": { "more": 1 } }, doc! { "$unset": { "more": "" } }] {
+            runs.update_one(doc! {}, change).session(&mut session).await.expect("write");
+        }
+        session.commit_transaction().await.expect("commit");
+    })
+    .await;
+}
+
+/// A damaged key is looked at for as long again after `write`.
+async fn begins_anew(write: impl AsyncFnOnce(mongodb::Collection<Document>)) {
     let bed = Bed::new().await;
     let runs = ENTITIES.iter().find(|entity| entity.name == "runs").expect("runs");
     insert(&bed, runs, &[victim(runs, 1, SHAPES[0])]).await;
@@ -306,11 +327,7 @@ async fn a_newer_write_that_leaves_the_key_damaged_begins_its_time_anew() {
     until("it is looked at", LIMIT, async || since().await.is_some()).await;
     let first = since().await.expect("a suspect");
     let touched = chrono::Utc::now();
-    bed.database
-        .collection::<Document>("runs")
-        .update_one(doc! {}, doc! { "$set": { "error": "newer" } })
-        .await
-        .expect("write");
+    write(bed.database.collection("runs")).await;
     let report = verifying.await.expect("a task").expect("verify");
     let [found] = &report.mismatches[..] else { panic!("{report:#?}") };
     assert!(found.since > first && found.since >= touched, "{first} {touched} {}", found.since);
