@@ -5,12 +5,14 @@ use std::time::Duration;
 use mongodb::bson::doc;
 use rustix::process::Signal;
 use scheduler_bridge::dataset;
+use scheduler_bridge::phase::Phase;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use super::{LIMIT, backfill};
 use crate::bed::{Bed, until};
 use crate::dual::switch::objects;
+use crate::dual::turn;
 use crate::faults::process::Bridge;
 use crate::mirror::memory::signal;
 
@@ -113,6 +115,32 @@ async fn one_that_nobody_was_at_for_an_hour_is_begun_anew() {
         let report = whole(&bed, "").await;
         assert_eq!(report["number"] == number, is_gone_on_with, "{interrupted}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stood_still_finds_its_work_taken_over_and_changes_nothing_of_it() {
+    let bed = damaged().await;
+    let late = Bridge::start(command(&bed, "verify::compared=sleep(1000)"));
+    until("all is compared", LIMIT, async || stands(&bed, "done = shares and queued_until is null").await).await;
+    late.signal(Signal::STOP);
+    let report = whole(&bed, "").await;
+    late.signal(Signal::CONT);
+    late.ended().await.says(5, &["taken the verification over"]);
+    let kept: Vec<Value> =
+        sqlx::query_scalar("select report from bridge.verification").fetch_all(bed.pool()).await.expect("look");
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0]["finished_at"], report["finished_at"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_primary_meanwhile_leaves_no_verdict() {
+    let bed = damaged().await;
+    let turned = Bridge::start(command(&bed, "verify::compared=sleep(1000)"));
+    until("all is compared", LIMIT, async || stands(&bed, "done = shares and queued_until is null").await).await;
+    turned.signal(Signal::STOP);
+    turn(&bed, Phase::PostgresPrimary, 3).await;
+    turned.signal(Signal::CONT);
+    turned.ended().await.says(6, &["the primary has changed"]);
 }
 
 /// Longer than the deadline of those who hold a lease behind a fence.

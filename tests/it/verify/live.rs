@@ -335,6 +335,34 @@ async fn begins_anew(write: impl AsyncFnOnce(mongodb::Collection<Document>)) {
     drop(mirror);
 }
 
+/// Longer than the tolerance of a verification meanwhile, and some looks.
+const BEHIND: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_behind_for_longer_than_the_tolerance_gives_no_false_alarm() {
+    let bed = Bed::new().await;
+    let runs = ENTITIES.iter().find(|entity| entity.name == "runs").expect("runs");
+    insert(&bed, runs, &[victim(runs, 0, SHAPES[0])]).await;
+    let mirror = followed(&bed).await;
+    mirror.signal(Signal::STOP);
+    insert(&bed, runs, &[victim(runs, 1, SHAPES[0])]).await;
+    let verifying = {
+        let (source, target) = stores(&bed).await;
+        let options = verify::Options { tolerance: Duration::from_secs(1), ..options(200_000) };
+        tokio::spawn(async move { verify::run(&source, &target, &options, |_| (), CancellationToken::new()).await })
+    };
+    let is_noted = async || {
+        let noted = "select exists (select from bridge.suspect where id = 'victim-00001')";
+        sqlx::query_scalar(noted).fetch_one(bed.pool()).await.expect("look")
+    };
+    until("it is noted", LIMIT, is_noted).await;
+    tokio::time::sleep(BEHIND).await;
+    mirror.signal(Signal::CONT);
+    let report = verifying.await.expect("a task").expect("verify");
+    assert_eq!((report.verdict, report.mismatches.len()), (Verdict::Clean, 0), "{report:#?}");
+    drop(mirror);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_mirror_what_differs_twice_differs_and_is_not_waited_for() {
     let bed = Bed::new().await;
