@@ -326,14 +326,15 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
         self.out[self.head] = ElementType::Array as u8;
         let start = raw::open(self.out);
-        let mut end = self.out.len();
-        for index in 0_u32.. {
-            end = self.out.len();
+        let mut index = 0_u32;
+        let end = loop {
+            let end = self.out.len();
             let head = open_indexed(self.out, index).map_err(A::Error::custom)?;
             if array.next_element_seed(ValueSeed { out: self.out, head })?.is_none() {
-                break;
+                break end;
             }
-        }
+            index += 1;
+        };
         self.out.truncate(end);
         raw::close(self.out, start);
         Ok(())

@@ -58,11 +58,14 @@ async fn whole(bed: &Bed, failpoints: &str) -> Value {
     objects.last().expect("a report").clone()
 }
 
+/// What its ledger says when all is compared and the queue is not looked at yet.
+const COMPARED: &str = "done = shares and queued_until is null";
+
 /// Where a verification is killed: the fail point, and what its ledger says when it stands there.
 const POINTS: [(&str, &str); 5] = [
     ("verify::before-done=5*off->pause", "done = 5"),
     ("verify::before-done=30*off->pause", "done = 30"),
-    ("verify::compared=pause", "done = shares and queued_until is null"),
+    ("verify::compared=pause", COMPARED),
     ("verify::after-round=pause", "done = shares and looked > 0"),
     ("verify::settled=pause", "done = shares and noted > 0 and noted = settled"),
 ];
@@ -79,6 +82,19 @@ async fn stands(bed: &Bed, so: &str) -> bool {
     );
     let found: Option<bool> = sqlx::query_scalar(AssertSqlSafe(look)).fetch_optional(bed.pool()).await.expect("look");
     found == Some(true)
+}
+
+/// Waits until all is compared.
+async fn compared(bed: &Bed) {
+    until("all is compared", LIMIT, async || stands(bed, COMPARED).await).await;
+}
+
+/// A verification that stands still when all is compared.
+async fn stopped(bed: &Bed) -> Bridge {
+    let process = Bridge::start(command(bed, "verify::compared=sleep(1000)"));
+    compared(bed).await;
+    process.signal(Signal::STOP);
+    process
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +121,7 @@ async fn one_that_nobody_was_at_for_an_hour_is_begun_anew() {
     let bed = damaged().await;
     for (interrupted, is_gone_on_with) in [("59 minutes", true), ("61 minutes", false)] {
         let process = Bridge::start(command(&bed, "verify::compared=pause"));
-        until(interrupted, LIMIT, async || stands(&bed, "done = shares and queued_until is null").await).await;
+        compared(&bed).await;
         assert!(process.kill().await, "it was to be killed while it worked");
         let interrupt = format!(
             "update bridge.verification set leased_until = clock_timestamp() - interval '{interrupted}'
@@ -120,9 +136,7 @@ async fn one_that_nobody_was_at_for_an_hour_is_begun_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_stood_still_finds_its_work_taken_over_and_changes_nothing_of_it() {
     let bed = damaged().await;
-    let late = Bridge::start(command(&bed, "verify::compared=sleep(1000)"));
-    until("all is compared", LIMIT, async || stands(&bed, "done = shares and queued_until is null").await).await;
-    late.signal(Signal::STOP);
+    let late = stopped(&bed).await;
     let report = whole(&bed, "").await;
     late.signal(Signal::CONT);
     late.ended().await.says(5, &["taken the verification over"]);
@@ -135,9 +149,7 @@ async fn one_that_stood_still_finds_its_work_taken_over_and_changes_nothing_of_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_the_primary_meanwhile_leaves_no_verdict() {
     let bed = damaged().await;
-    let turned = Bridge::start(command(&bed, "verify::compared=sleep(1000)"));
-    until("all is compared", LIMIT, async || stands(&bed, "done = shares and queued_until is null").await).await;
-    turned.signal(Signal::STOP);
+    let turned = stopped(&bed).await;
     turn(&bed, Phase::PostgresPrimary, 3).await;
     turned.signal(Signal::CONT);
     turned.ended().await.says(6, &["the primary has changed"]);
@@ -153,7 +165,7 @@ async fn a_store_that_stands_still_for_a_while_is_waited_for() {
     let mongod = bed.servers().mongo.pid();
     // Time to stop the server between generation 0 and the next look at the fences.
     let verifying = tokio::spawn(objects(command(&bed, "verify::compared=sleep(3000)")));
-    until("all is compared", LIMIT, async || stands(&bed, "done = shares and queued_until is null").await).await;
+    compared(&bed).await;
     signal(mongod, Signal::STOP);
     tokio::time::sleep(STILL).await;
     signal(mongod, Signal::CONT);

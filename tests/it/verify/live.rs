@@ -9,6 +9,7 @@ use scheduler_bridge::entity::{ENTITIES, Entity, KeyType, Kind};
 use scheduler_bridge::verify::{self, Report, Verdict};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor, Row};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::columns::{Finding, SHAPES, Shape, columns, damages, id, insert, key, victim};
@@ -174,10 +175,17 @@ fn findings(report: &Value) -> BTreeSet<Finding> {
     list.iter().map(|one| (text(&one["collection"]), text(&one["id"]), text(&one["kind"]))).collect()
 }
 
-async fn verified(bed: &Bed, tolerance: Duration) -> Report {
+/// A verification under way.
+async fn verifying(bed: &Bed, tolerance: Duration) -> JoinHandle<Report> {
     let (source, target) = stores(bed).await;
     let options = verify::Options { tolerance, ..options(200_000) };
-    verify::run(&source, &target, &options, |_| (), CancellationToken::new()).await.expect("verify")
+    tokio::spawn(async move {
+        verify::run(&source, &target, &options, |_| (), CancellationToken::new()).await.expect("verify")
+    })
+}
+
+async fn verified(bed: &Bed, tolerance: Duration) -> Report {
+    verifying(bed, tolerance).await.await.expect("a task")
 }
 
 /// What a key is on both sides, and when it was written last.
@@ -265,11 +273,7 @@ async fn a_damage_that_is_overwritten_within_the_tolerance_is_no_mismatch_and_on
     insert(&bed, runs, &(0..20).map(|number| victim(runs, number, SHAPES[0])).collect::<Vec<_>>()).await;
     let mirror = followed(&bed).await;
     bed.pool().execute("update scheduler.runs set error = 'damaged'").await.expect("damage");
-    let verifying = {
-        let (source, target) = stores(&bed).await;
-        let options = verify::Options { tolerance: Duration::from_secs(4), ..options(200_000) };
-        tokio::spawn(async move { verify::run(&source, &target, &options, |_| (), CancellationToken::new()).await })
-    };
+    let verifying = verifying(&bed, Duration::from_secs(4)).await;
     // They have been looked at, and stand so for less than the tolerance.
     let looked = "select count(*) = 20 from bridge.suspect where print is not null and settled is null";
     until("all are looked at again", LIMIT, async || {
@@ -279,7 +283,7 @@ async fn a_damage_that_is_overwritten_within_the_tolerance_is_no_mismatch_and_on
     let documents = bed.database.collection::<Document>("runs");
     let even = (0..20).step_by(2).map(|number| id(runs, number)).collect::<Vec<_>>();
     documents.update_many(doc! { "_id": { "$in": even } }, doc! { "$set": { "error": "newer" } }).await.expect("write");
-    let report = verifying.await.expect("a task").expect("verify");
+    let report = verifying.await.expect("a task");
     let found: BTreeSet<_> = report.mismatches.iter().map(|one| one.id.as_str().expect("a text").to_owned()).collect();
     assert_eq!(found, (1..20).step_by(2).map(|number| key(runs, number)).collect());
     assert_eq!((report.verdict, report.unsettled), (Verdict::Mismatch, 0));
@@ -315,11 +319,7 @@ async fn begins_anew(write: impl AsyncFnOnce(mongodb::Collection<Document>)) {
     let mirror = followed(&bed).await;
     // It takes no newer write, so it differs whatever is written.
     execute(&bed, format!("update scheduler.runs set {FROZEN}, error = 'damaged'")).await;
-    let verifying = {
-        let (source, target) = stores(&bed).await;
-        let options = verify::Options { tolerance: Duration::from_secs(3), ..options(200_000) };
-        tokio::spawn(async move { verify::run(&source, &target, &options, |_| (), CancellationToken::new()).await })
-    };
+    let verifying = verifying(&bed, Duration::from_secs(3)).await;
     let since = async || {
         let since = "select since from bridge.suspect where print is not null and settled is null";
         sqlx::query_scalar::<_, chrono::DateTime<chrono::Utc>>(since).fetch_optional(bed.pool()).await.expect("look")
@@ -328,7 +328,7 @@ async fn begins_anew(write: impl AsyncFnOnce(mongodb::Collection<Document>)) {
     let first = since().await.expect("a suspect");
     let touched = chrono::Utc::now();
     write(bed.database.collection("runs")).await;
-    let report = verifying.await.expect("a task").expect("verify");
+    let report = verifying.await.expect("a task");
     let [found] = &report.mismatches[..] else { panic!("{report:#?}") };
     assert!(found.since > first && found.since >= touched, "{first} {touched} {}", found.since);
     assert!(report.finished_at - found.since >= chrono::TimeDelta::seconds(3), "{report:#?}");
@@ -346,11 +346,7 @@ async fn a_mirror_that_is_behind_for_longer_than_the_tolerance_gives_no_false_al
     let mirror = followed(&bed).await;
     mirror.signal(Signal::STOP);
     insert(&bed, runs, &[victim(runs, 1, SHAPES[0])]).await;
-    let verifying = {
-        let (source, target) = stores(&bed).await;
-        let options = verify::Options { tolerance: Duration::from_secs(1), ..options(200_000) };
-        tokio::spawn(async move { verify::run(&source, &target, &options, |_| (), CancellationToken::new()).await })
-    };
+    let verifying = verifying(&bed, Duration::from_secs(1)).await;
     let is_noted = async || {
         let noted = "select exists (select from bridge.suspect where id = 'victim-00001')";
         sqlx::query_scalar(noted).fetch_one(bed.pool()).await.expect("look")
@@ -358,7 +354,7 @@ async fn a_mirror_that_is_behind_for_longer_than_the_tolerance_gives_no_false_al
     until("it is noted", LIMIT, is_noted).await;
     tokio::time::sleep(BEHIND).await;
     mirror.signal(Signal::CONT);
-    let report = verifying.await.expect("a task").expect("verify");
+    let report = verifying.await.expect("a task");
     assert_eq!((report.verdict, report.mismatches.len()), (Verdict::Clean, 0), "{report:#?}");
     drop(mirror);
 }
