@@ -173,6 +173,7 @@ impl Target {
             .before_acquire(|connection, state| {
                 Box::pin(async move { Ok(state.idle_for < TRUSTED || connection.ping().await.is_ok()) })
             })
+            .after_release(|connection, _| Box::pin(is_outside_transactions(connection)))
             .connect_lazy_with(options);
         Self { pool }
     }
@@ -204,6 +205,14 @@ impl Target {
 /// One connection outside any pool, to a server that can be used.
 pub async fn connect(url: &SecretString) -> Result<PgConnection, TargetError> {
     checked(&options(url)?).await
+}
+
+/// Whether `connection` is in no transaction. The driver believes so of one whose `begin` was given up on the way, which
+/// the server has begun all the same: it would go back to the pool, and what others write on it would be kept from
+/// everybody and lost with it (sqlx 0.9.0; its issue 4393).
+async fn is_outside_transactions(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    // Of a statement alone, not prepared, both are the time of its arrival.
+    connection.fetch_one("select now() = statement_timestamp()").await?.try_get(0)
 }
 
 /// The bytes of each column in its binary form.

@@ -24,4 +24,5 @@ mod schema;
 mod simulate;
 mod status;
 mod stores;
+mod target;
 mod verify;
