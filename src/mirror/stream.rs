@@ -15,7 +15,7 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::CursorType;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 
-use super::position::{Anchors, Direction, Held, Position};
+use super::position::{Anchors, Held, Position};
 use super::{Fault, MirrorError, Result};
 use crate::anchor;
 use crate::entity::{self, ENTITIES, Entity};
@@ -85,7 +85,7 @@ pub struct Answer {
     pub now: Option<Timestamp>,
     /// How many marks there were besides: whoever wrote one waits for the position to pass it.
     pub marks: usize,
-    /// The keys of which MongoDB was told a stamp; nothing unless that was asked for.
+    /// The keys of which MongoDB was told a stamp by the drain.
     pub stamped: Vec<Stamped>,
     /// Whether the server had no more events when it answered.
     pub is_last: bool,
@@ -110,26 +110,27 @@ pub struct End {
 pub struct Stream {
     cursor: Pin<Box<RawBatchCursor>>,
     position: Position,
+    /// See [`Answer::whole`]. A transaction may have more events than one answer.
+    whole: Position,
     anchors: Anchors,
 }
 
 impl Stream {
-    /// Opens the stream at `position`, without what `anchors` cover; with the stamps that the drain leaves, where MongoDB
-    /// follows. Needs the privilege `changeStream` on the database.
+    /// Opens the stream at `position`, without what `anchors` cover. Needs the privilege `changeStream` on the database.
     ///
     /// # Errors
     /// [`Fault::Ended`] when the server's history does not reach back that far.
     pub async fn open(source: &Source, held: Held) -> Result<Self> {
-        let Held { position, anchors, direction, .. } = held;
+        let Held { position, anchors, .. } = held;
         let attempted = "open the change stream";
         let fault = |error| fault(attempted, error);
         let images = if source.has_post_images() { "whenAvailable" } else { "default" };
-        let pipeline = pipeline(&position, direction, images).map_err(|error| fault(error.into()))?;
+        let pipeline = pipeline(&position, images).map_err(|error| fault(error.into()))?;
         let command = rawdoc! { "aggregate": 1, "pipeline": pipeline, "cursor": { "batchSize": 0 } };
         let opened = source.database().run_raw_cursor_command(command).cursor_type(CursorType::TailableAwait);
         let opened = opened.batch_size(BATCH).max_time(AWAIT).batch();
         let cursor = scan::deadline(opened).await.map_err(fault)?;
-        Ok(Self { cursor: Box::pin(cursor), position, anchors })
+        Ok(Self { cursor: Box::pin(cursor), whole: position.clone(), position, anchors })
     }
 
     /// The next answer; one without events when nothing happened for a while. Not cancel-safe: a dropped call loses an
@@ -148,11 +149,11 @@ impl Stream {
         let documents = scan::documents(batch)?;
         let is_last = documents.len() < FULL;
         let (mut events, mut stamped, mut marks, mut end) = (Vec::new(), Vec::new(), 0, None);
-        let (mut whole, mut is_whole) = (self.position.clone(), true);
+        let mut is_whole = true;
         for document in documents {
             let time = time(document)?;
             if clock(time) != self.position.clock {
-                whole = self.position.clone();
+                self.whole = self.position.clone();
             }
             is_whole = false;
             match read(document, time)? {
@@ -175,23 +176,24 @@ impl Stream {
             self.position.token = Some(token.to_owned());
         }
         let position = self.position.clone();
-        let whole = if is_whole { position.clone() } else { whole };
+        if is_whole {
+            self.whole = position.clone();
+        }
+        let whole = self.whole.clone();
         Ok(Answer { events, position, whole, now, marks, stamped, is_last, end })
     }
 }
 
-/// From where, which events, and what of them.
-fn pipeline(position: &Position, direction: Direction, images: &str) -> bson::error::Result<RawArrayBuf> {
+/// From where, which events, and what of them. The events are the same in both directions: a place behind one that this
+/// filter leaves out is no place for the server, and whoever follows next may begin there.
+fn pipeline(position: &Position, images: &str) -> bson::error::Result<RawArrayBuf> {
     // Documents after an update only where the collection keeps them: the server would look each of the others up by itself.
     let mut options = doc! { "fullDocument": images };
     match &position.token {
         Some(token) => options.insert("resumeAfter", Document::try_from(token.as_ref())?),
         None => options.insert("startAtOperationTime", time_of(position.clock)),
     };
-    let mut names: Vec<&str> = ENTITIES.iter().map(|entity| entity.name).chain([anchor::COLLECTION]).collect();
-    if direction == Direction::ToMongo {
-        names.push(STAMPS);
-    }
+    let names: Vec<&str> = ENTITIES.iter().map(|entity| entity.name).chain([anchor::COLLECTION, STAMPS]).collect();
     let of_us = doc! { "$or": [
         { "ns.coll": { "$in": &names } }, { "to.coll": { "$in": &names } },
         { "operationType": { "$in": ["dropDatabase", "invalidate"] } },

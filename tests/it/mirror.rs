@@ -51,7 +51,7 @@ async fn backfill(bed: &Bed, arguments: &[&str]) {
 }
 
 /// Ends a mirror as an operator does.
-async fn stop(bridge: Bridge) {
+pub async fn stop(bridge: Bridge) {
     bridge.signal(Signal::TERM);
     bridge.ended().await.says(0, &[]);
 }
@@ -66,7 +66,7 @@ pub async fn mark(bed: &Bed) -> mongodb::error::Result<Timestamp> {
 }
 
 /// How far the mirror is; nothing while there is none, or PostgreSQL is away.
-async fn clock(bed: &Bed) -> Option<i64> {
+pub async fn clock(bed: &Bed) -> Option<i64> {
     let clock = sqlx::query_scalar("select clock from bridge.stream").fetch_optional(bed.pool());
     tokio::time::timeout(Duration::from_secs(5), clock).await.ok()?.ok()?
 }

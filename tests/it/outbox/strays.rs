@@ -1,13 +1,19 @@
 //! Writes to MongoDB while it follows, by others than the drain.
 
 use bson::{RawDocumentBuf, doc};
+use mongodb::action::Watch;
+use mongodb::change_stream::event::{ChangeStreamEvent, ResumeToken};
+use rustix::process::Signal;
+use scheduler_bridge::store::{Change, PostgresStore, Store};
 use serde_json::Value;
+use sqlx::Executor;
 
 use super::{LIMIT, assert_level, create, delete, error_of, mirror, mirrored, run, runs, turn, until_drained};
 use crate::bed::{Bed, until};
 use crate::commands::object;
+use crate::faults::process::Bridge;
 use crate::mirror::history::{SMALL, roll_over};
-use crate::mirror::{level, mark};
+use crate::mirror::{clock, level, mark, stop};
 
 async fn open(bed: &Bed, is_open: bool) {
     sqlx::query("update bridge.fence set open = $1").bind(is_open).execute(bed.pool()).await.expect("turn the fence");
@@ -120,6 +126,85 @@ async fn a_watch_that_dies_with_a_stray_write_in_its_hands_is_followed_by_one_th
     assert_eq!(count(&bed).await, 1);
     until_drained(&bed).await;
     assert_eq!(error_of(&bed, "a").await.as_deref(), Some("ours"));
+}
+
+/// A watch that stands still and, of two mirrors, the one that drains meanwhile. When the watch wakes up it is told what it
+/// has waited for last, a transaction that brings the run `first`, and then as much as one answer holds.
+async fn held_back(bed: &Bed, store: &PostgresStore) -> (Bridge, Bridge) {
+    let watches = mirror(bed, &[("BRIDGE_LEASE_SECONDS", "60")]);
+    level(bed).await;
+    let drains = mirror(bed, &[]);
+    watches.signal(Signal::STOP);
+    create(store, "first", "ours").await;
+    until("it arrived", LIMIT, async || error_of(bed, "first").await.is_some()).await;
+    (watches, drains)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_follows_mongodb_again_goes_on_where_the_watch_was_behind_a_stamp_without_a_document() {
+    let bed = Bed::new().await;
+    turn(&bed, "postgres-primary", 2).await;
+    let store = mirrored(&bed).await;
+    let (watches, drains) = held_back(&bed, &store).await;
+    let before = clock(&bed).await;
+    stop(drains).await;
+    let gone = create(&store, "gone", "ours").await;
+    delete(&store, "gone", gone).await;
+    let drains = mirror(&bed, &[]);
+    until_drained(&bed).await;
+    create(&store, "last", "ours").await;
+    until("it arrived", LIMIT, async || error_of(&bed, "last").await.is_some()).await;
+    watches.signal(Signal::CONT);
+    until("the watch is behind the stamp", LIMIT, async || clock(&bed).await > before).await;
+    stop(watches).await;
+    stop(drains).await;
+    turn(&bed, "mongo-primary", 3).await;
+    let mirror = mirror(&bed, &[]);
+    level(&bed).await;
+    assert_eq!(mirror.complaints(), "");
+}
+
+/// More keys than one answer of the change stream has events, so that it ends within a transaction of the drain.
+const MANY: usize = 1_200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_place_that_the_watch_stores_parts_a_transaction() {
+    let bed = Bed::new().await;
+    turn(&bed, "postgres-primary", 2).await;
+    let kept = "create table public.place (clock bigint, token bytea);
+        create function public.keep() returns trigger language plpgsql as
+            'begin insert into public.place values (new.clock, new.token); return new; end';
+        create trigger keep before update of token on bridge.stream for each row execute function public.keep()";
+    bed.pool().execute(kept).await.expect("keep each place");
+    let store = mirrored(&bed).await;
+    let (watches, _drains) = held_back(&bed, &store).await;
+    let before = clock(&bed).await;
+    let many: Vec<Change> = (0..MANY).map(|n| Change::create(runs(), run(&n.to_string(), "ours"))).collect();
+    store.apply(&many).await.expect("create many");
+    until_drained(&bed).await;
+    watches.signal(Signal::CONT);
+    let behind_both = async || {
+        let passed = sqlx::query_scalar("select count(*) > 1 from public.place where clock > $1").bind(before);
+        passed.fetch_one(bed.pool()).await.expect("count the places")
+    };
+    until("both answers are passed", LIMIT, behind_both).await;
+    let places: Vec<Vec<u8>> = sqlx::query_scalar("select token from public.place where token is not null")
+        .fetch_all(bed.pool())
+        .await
+        .expect("read the places");
+    for place in places {
+        let token: ResumeToken = bson::deserialize_from_slice(&place).expect("a token");
+        let Some(behind) = first(bed.database.watch().resume_after(token)).await else { continue };
+        let time = behind.cluster_time.expect("a time");
+        let of_its_time = first(bed.database.watch().start_at_operation_time(time)).await.expect("an event");
+        assert_eq!(behind.id, of_its_time.id, "there is an event of its transaction before it");
+    }
+}
+
+/// The first event of a change stream, if anything happened behind where it begins.
+async fn first(stream: Watch<'_>) -> Option<ChangeStreamEvent<RawDocumentBuf>> {
+    let mut stream = stream.await.expect("open a change stream").with_type::<ChangeStreamEvent<RawDocumentBuf>>();
+    stream.next_if_any().await.expect("read a change stream")
 }
 
 #[tokio::test(flavor = "multi_thread")]
