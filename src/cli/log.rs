@@ -9,8 +9,9 @@ use super::progress::above_bars;
 use super::{Exit, Failure};
 use crate::secret::Secrets;
 
-/// What is logged when BRIDGE_LOG is not set.
-const DEFAULT: &str = "warn";
+/// What is logged when BRIDGE_LOG is not set. PostgreSQL's notices are for programmers: it warns of each transaction that is
+/// rolled back when it was over, as one is whose commit was given up on the way.
+const DEFAULT: &str = "warn,sqlx::postgres::notice=error";
 
 /// Starts logging, as BRIDGE_LOG says.
 pub(super) fn start(secrets: &Secrets) -> Result<(), Failure> {

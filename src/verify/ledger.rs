@@ -225,9 +225,10 @@ impl Ledger {
 
     /// Makes sure that it is still this process's, for as long as the transaction of `connection` lasts.
     async fn hold(&self, connection: &mut PgConnection) -> Result<()> {
+        // Also when it has ended: a renewal that waits for the transaction that ends it finds that, and nobody took it over.
         let held = sqlx::query(
             "update bridge.verification set leased_until = clock_timestamp() + make_interval(secs => $3)
-            where id = $1 and holder = $2 and finished_at is null",
+            where id = $1 and holder = $2",
         )
         .bind(self.number)
         .bind(self.holder)

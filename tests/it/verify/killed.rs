@@ -13,6 +13,7 @@ use super::{LIMIT, backfill};
 use crate::bed::{Bed, until};
 use crate::dual::switch::objects;
 use crate::dual::turn;
+use crate::faults::gate::{Gate, until_waits};
 use crate::faults::process::Bridge;
 use crate::mirror::memory::signal;
 
@@ -144,6 +145,23 @@ async fn one_that_stood_still_finds_its_work_taken_over_and_changes_nothing_of_i
         sqlx::query_scalar("select report from bridge.verification").fetch_all(bed.pool()).await.expect("look");
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0]["finished_at"], report["finished_at"]);
+}
+
+/// Verifications that end while their leases are renewed: which of the two is heard of first is chance.
+const ENDS: usize = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_lease_is_renewed_while_it_ends_is_not_taken_over() {
+    for _ in 0..ENDS {
+        let bed = Bed::new().await;
+        bed.database.collection("runs").insert_one(doc! { "_id": "only here", "tenantId": "a" }).await.expect("insert");
+        let gate = Gate::shut(&bed, "before update of digest on bridge.verification for each row").await;
+        let ending = Bridge::start(command(&bed, ""));
+        until_waits(&bed, "query like 'update bridge.verification set digest%'").await;
+        until_waits(&bed, "query like 'update bridge.verification set leased_until%'").await;
+        gate.open().await;
+        ending.ended().await.says(1, &[]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
