@@ -23,10 +23,11 @@ use scheduler_bridge::embedded::Servers;
 use scheduler_bridge::lock::PostgresLocks;
 use scheduler_bridge::source::Source;
 use scheduler_bridge::store::{MongoStore, PostgresStore};
-use scheduler_bridge::target::Target;
+use scheduler_bridge::target::{KEYED, Target};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use sqlx::Connection;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Connection, Executor};
 
 use common::{median, number, write};
 use contenders::{Contender, Pair};
@@ -52,7 +53,7 @@ async fn main() {
     let mut pairs = plain_mongo::pairs(&mongo, source.database());
     let mongo_table = table("MongoDB", &mut pairs).await;
     let (locks, _task) = PostgresLocks::open(&SecretString::from(servers.postgres.url())).await.expect("open locks");
-    let mut pairs = plain_postgres::pairs(&postgres, &locks, target.pool());
+    let mut pairs = plain_postgres::pairs(&postgres, &locks, &plain(&servers).await);
     let postgres_table = table("PostgreSQL", &mut pairs).await;
     write("stores.json", &json!({ "MongoDB": mongo_table, "PostgreSQL": postgres_table }));
 }
@@ -67,6 +68,13 @@ async fn target(servers: &Servers) -> Target {
     scheduler_bridge::migrate::run(&mut connection).await.expect("migrate");
     connection.close().await.expect("close");
     Target::open_prepared(&SecretString::from(url), 16).await.expect("open PostgreSQL")
+}
+
+/// The plain driver's pool: it asks for nothing before it gives out a session that is set as the store's are.
+async fn plain(servers: &Servers) -> PgPool {
+    let pool = PgPoolOptions::new().max_connections(16).test_before_acquire(false);
+    let set = pool.after_connect(|session, _| Box::pin(async { session.execute(KEYED).await.map(|_| ()) }));
+    set.connect(&servers.postgres.url()).await.expect("open PostgreSQL")
 }
 
 async fn table(store: &str, pairs: &mut [Pair]) -> Value {

@@ -1,7 +1,7 @@
 //! The same effects with the PostgreSQL driver alone.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use mongodb::bson;
@@ -227,17 +227,22 @@ fn append(pool: &PgPool) -> Contender {
     })
 }
 
-/// The bare pair, on a session that a pool gives out.
+/// The bare pair, on a session that nobody else uses meanwhile: no pool asks whether it lives.
 fn lock(pool: &PgPool) -> Contender {
-    let pool = pool.clone();
+    let (pool, free) = (pool.clone(), Arc::new(Mutex::new(Vec::<PgConnection>::new())));
     contender(nothing(), move |index| {
-        let pool = pool.clone();
+        let (pool, free) = (pool.clone(), free.clone());
         async move {
-            let mut session = pool.acquire().await.expect("a session");
+            let last = free.lock().expect("the sessions").pop();
+            let mut session = match last {
+                Some(session) => session,
+                None => pool.acquire().await.expect("a session").detach(),
+            };
             let id = i64::try_from(index % LOCKS).expect("a small number");
             // Another caller may still be at the same lock.
             while !asked("select pg_try_advisory_lock($1)", id, &mut session).await {}
             assert!(asked("select pg_advisory_unlock($1)", id, &mut session).await);
+            free.lock().expect("the sessions").push(session);
         }
     })
 }

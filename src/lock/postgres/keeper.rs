@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::desk::Desk;
-use super::statements::{self, Overdue};
+use super::statements::{self, Overdue, Statements};
 use super::{Deadline, PostgresHeld, pooler};
 use crate::layout::Layout;
 use crate::lock::{ANSWER_WAIT, Given, LockError, LockKey, owner};
@@ -77,7 +77,29 @@ pub struct Keeper {
 struct Session {
     connection: PgConnection,
     owner: String,
-    layout: Layout,
+    statements: Statements,
+}
+
+impl Session {
+    /// The tokens of those that were taken, by id.
+    async fn take(&mut self, wanted: &[Take]) -> sqlx::Result<Vec<(String, i64)>> {
+        let Self { connection, owner, statements } = self;
+        let mut taken = Vec::new();
+        let mut keys = Vec::new();
+        for (key, (lease, given), ..) in wanted {
+            match given {
+                None => keys.push((key, millis(*lease))),
+                Some(given) => {
+                    let token = statements.take_given(connection, key, given).await?;
+                    taken.extend(token.map(|token| (key.id().to_owned(), token)));
+                }
+            }
+        }
+        if !keys.is_empty() {
+            taken.extend(statements.take(connection, &keys, owner).await?);
+        }
+        Ok(taken)
+    }
 }
 
 type Take = (LockKey, (Duration, Option<Given>), Desk, oneshot::Sender<Result<Option<PostgresHeld>, LockError>>);
@@ -157,15 +179,7 @@ impl Keeper {
         }
         // Before the statement: the server's lease ends later than this one.
         let begun = Instant::now();
-        let keys: Vec<_> =
-            wanted.iter().map(|(key, (lease, given), ..)| (key.clone(), millis(*lease), given.clone())).collect();
-        let taken = match self
-            .speak(async |session| {
-                let Session { connection, owner, layout } = session;
-                statements::take(connection, *layout, &keys, owner).await
-            })
-            .await
-        {
+        let taken = match self.speak(async |session| session.take(&wanted).await).await {
             Ok(taken) => taken.into_iter().collect::<HashMap<String, i64>>(),
             Err(error) => {
                 let source = error.map(|error| error.to_string());
@@ -229,8 +243,8 @@ impl Keeper {
         let millis = millis(lease);
         match self
             .speak(async |session| {
-                let connection = (&mut session.connection, session.layout);
-                statements::renew(connection, key, token, millis, given).await
+                let Session { connection, statements, .. } = session;
+                statements.renew(connection, key, (token, millis), given).await
             })
             .await
         {
@@ -308,7 +322,8 @@ impl Keeper {
             .map_err(|error| unavailable("ask PostgreSQL for the session's process", error))?;
         let layout = Layout::of(&mut connection).await;
         let layout = layout.map_err(|error| unavailable("ask PostgreSQL how its tables are laid out", error))?;
-        self.session = Some(Session { connection, owner: format!("{}#{pid}", self.instance), layout });
+        let (owner, statements) = (format!("{}#{pid}", self.instance), Statements::of(layout));
+        self.session = Some(Session { connection, owner, statements });
         Ok(())
     }
 }

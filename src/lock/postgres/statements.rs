@@ -1,6 +1,8 @@
-//! The statements of the locks' connection, each for any number of locks at once.
+//! The statements of the locks' connection.
 //!
 //! Moments are rounded up to milliseconds, which is what a document's date can hold.
+
+use std::sync::Arc;
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, FromRow, Row};
@@ -8,80 +10,164 @@ use sqlx::{AssertSqlSafe, FromRow, Row};
 use crate::layout::Layout;
 use crate::lock::{Given, LockKey};
 
-/// Takes those of `keys` that nobody holds, each with its lease and what another store has given for it; the tokens of
-/// those it took, by id.
-///
+/// The statements that depend on how the tables are laid out.
+#[derive(Debug)]
+pub struct Statements {
+    take_one: Arc<str>,
+    take_many: Arc<str>,
+    take_given: Arc<str>,
+    renew: Arc<str>,
+}
+
+impl Statements {
+    /// Those for tables that are laid out so.
+    pub fn of(layout: Layout) -> Self {
+        Self {
+            // One key is what most ask for; arrays take PostgreSQL half as long again.
+            take_one: take("(select $2::text, $3::bigint, $4::bigint)", layout).into(),
+            take_many: take("unnest($2::text[], $3::bigint[], $4::bigint[])", layout).into(),
+            take_given: take_given(layout).into(),
+            renew: renew(layout).into(),
+        }
+    }
+
+    /// Takes those of `keys`, with their leases in milliseconds, that nobody holds; the tokens of those it took, by id.
+    pub async fn take(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[(&LockKey, i64)],
+        owner: &str,
+    ) -> sqlx::Result<Vec<(String, i64)>> {
+        match keys {
+            [(key, lease)] => {
+                let query = sqlx::query_as(AssertSqlSafe(self.take_one.clone())).bind(owner);
+                query.bind(key.id()).bind(key.advisory()).bind(*lease).fetch_all(connection).await
+            }
+            _ => {
+                let query = sqlx::query_as(AssertSqlSafe(self.take_many.clone())).bind(owner);
+                query
+                    .bind(keys.iter().map(|(key, _)| key.id()).collect::<Vec<_>>())
+                    .bind(keys.iter().map(|(key, _)| key.advisory()).collect::<Vec<_>>())
+                    .bind(keys.iter().map(|(_, lease)| *lease).collect::<Vec<_>>())
+                    .fetch_all(connection)
+                    .await
+            }
+        }
+    }
+
+    /// Takes a lock that another store has given, if nobody holds it here; its token here.
+    pub async fn take_given(
+        &self,
+        connection: &mut PgConnection,
+        key: &LockKey,
+        given: &Given,
+    ) -> sqlx::Result<Option<i64>> {
+        sqlx::query_scalar(AssertSqlSafe(self.take_given.clone()))
+            .bind(key.id())
+            .bind(key.advisory())
+            .bind(&given.owner)
+            .bind(given.token)
+            .bind(given.acquired_at)
+            .bind(given.expires_at)
+            .fetch_optional(connection)
+            .await
+    }
+
+    /// Begins a lease anew, or as another store has. That the lock is held is shown by the session, which is the one that
+    /// took it; only a greater token shows that it is not. A smaller one is what the mirror has brought late. Answers whether
+    /// it did.
+    pub async fn renew(
+        &self,
+        connection: &mut PgConnection,
+        key: &LockKey,
+        (token, lease): (i64, i64),
+        given: Option<&Given>,
+    ) -> sqlx::Result<bool> {
+        let renewed = sqlx::query(AssertSqlSafe(self.renew.clone()))
+            .bind(key.id())
+            .bind(token)
+            .bind(lease)
+            .bind(given.map(|given| given.expires_at))
+            .execute(connection)
+            .await?;
+        Ok(renewed.rows_affected() == 1)
+    }
+}
+
 /// The advisory lock comes first (`materialized`: once, before the rows), and only under it is the token counted up:
 /// `on conflict` sees the newest version of the row, whatever snapshot the statement has.
-pub async fn take(
-    connection: &mut PgConnection,
-    layout: Layout,
-    keys: &[(LockKey, i64, Option<Given>)],
-    owner: &str,
-) -> sqlx::Result<Vec<(String, i64)>> {
-    // A row that the mirror has brought from the other store since this acquisition began there counts already,
-    // and stays as it is.
-    let is_known = match keys.iter().any(|(.., given)| given.is_some()) {
-        true => "l.owner = (select a.owner from asked a where a.id = l.id)",
-        false => "false",
-    };
-    // One key is what most ask for; arrays take PostgreSQL half as long again.
-    let wanted = match keys {
-        [_] => "(select $2::text, $3::bigint, $4::bigint, $5::bigint, $6::text, $7::timestamptz, $8::timestamptz)",
-        _ => {
-            "unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::timestamptz[], $8::timestamptz[])"
-        }
-    };
-    // What the move needs of a row, and what is set of it when the lock had one.
+fn take(wanted: &str, layout: Layout) -> String {
     let [columns, values, fence, set] = match layout {
         Layout::Moving => [
             ", epoch, clock",
             ", f.epoch, nextval('bridge.clock')",
             ", bridge.fence f",
-            &format!(
-                ", residue = case when {is_known} then l.residue end,
-            epoch = case when {is_known} then l.epoch else excluded.epoch end,
-            clock = case when {is_known} then l.clock else excluded.clock end"
-            ),
+            ", residue = null, epoch = excluded.epoch, clock = excluded.clock",
         ],
         Layout::Final => [""; 4],
     };
-    let sql = format!(
+    format!(
         "with asked as materialized (
-            select id, lease, least_token, owner, acquired_at, expires_at, pg_try_advisory_lock(advisory) as held,
+            select id, lease, pg_try_advisory_lock(advisory) as held,
                 date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') as now
-            from {wanted} as u (id, advisory, lease, least_token, owner, acquired_at, expires_at)
+            from {wanted} as u (id, advisory, lease)
         )
         insert into scheduler.locks as l (id, owner, token, acquired_at, expires_at{columns})
-        select a.id, coalesce(a.owner, $1), a.least_token, coalesce(a.acquired_at, a.now),
-            coalesce(a.expires_at, a.now + a.lease * interval '1 millisecond'){values}
+        select a.id, $1, 1, a.now, a.now + a.lease * interval '1 millisecond'{values}
         from asked a{fence}
         where a.held
         on conflict (id) do update
-        set owner = excluded.owner, token = greatest(coalesce(l.token, 0) + case when {is_known} then 0 else 1 end, excluded.token),
-            acquired_at = excluded.acquired_at, expires_at = excluded.expires_at{set}
+        set owner = excluded.owner, token = coalesce(l.token, 0) + 1, acquired_at = excluded.acquired_at,
+            expires_at = excluded.expires_at{set}
         returning l.id, l.token"
-    );
-    let query = sqlx::query_as(AssertSqlSafe(sql)).bind(owner);
-    let token = |given: &Option<Given>| given.as_ref().map_or(1, |given| given.token);
-    let known = |given: &Option<Given>| given.as_ref().map(|given| given.owner.clone());
-    let acquired = |given: &Option<Given>| given.as_ref().map(|given| given.acquired_at);
-    let expires = |given: &Option<Given>| given.as_ref().map(|given| given.expires_at);
-    let query = match keys {
-        [(key, lease, given)] => {
-            let query = query.bind(key.id()).bind(key.advisory()).bind(*lease).bind(token(given));
-            query.bind(known(given)).bind(acquired(given)).bind(expires(given))
-        }
-        _ => query
-            .bind(keys.iter().map(|(key, ..)| key.id()).collect::<Vec<_>>())
-            .bind(keys.iter().map(|(key, ..)| key.advisory()).collect::<Vec<_>>())
-            .bind(keys.iter().map(|(_, lease, _)| *lease).collect::<Vec<_>>())
-            .bind(keys.iter().map(|(.., given)| token(given)).collect::<Vec<_>>())
-            .bind(keys.iter().map(|(.., given)| known(given)).collect::<Vec<_>>())
-            .bind(keys.iter().map(|(.., given)| acquired(given)).collect::<Vec<_>>())
-            .bind(keys.iter().map(|(.., given)| expires(given)).collect::<Vec<_>>()),
+    )
+}
+
+/// A row that the mirror has brought from the other store since this acquisition began there counts already, and stays as
+/// it is.
+fn take_given(layout: Layout) -> String {
+    let [columns, values, fence, set] = match layout {
+        Layout::Moving => [
+            ", epoch, clock",
+            ", f.epoch, nextval('bridge.clock')",
+            ", bridge.fence f",
+            ", residue = case when l.owner = excluded.owner then l.residue end,
+            epoch = case when l.owner = excluded.owner then l.epoch else excluded.epoch end,
+            clock = case when l.owner = excluded.owner then l.clock else excluded.clock end",
+        ],
+        Layout::Final => [""; 4],
     };
-    query.fetch_all(connection).await
+    format!(
+        "with asked as materialized (select pg_try_advisory_lock($2) as held)
+        insert into scheduler.locks as l (id, owner, token, acquired_at, expires_at{columns})
+        select $1, $3, $4, $5, $6{values}
+        from asked a{fence}
+        where a.held
+        on conflict (id) do update
+        set owner = excluded.owner,
+            token = greatest(coalesce(l.token, 0) + case when l.owner = excluded.owner then 0 else 1 end, excluded.token),
+            acquired_at = excluded.acquired_at, expires_at = excluded.expires_at{set}
+        returning l.token"
+    )
+}
+
+fn renew(layout: Layout) -> String {
+    let [set, fence] = match layout {
+        Layout::Moving => [
+            ", epoch = case when $4::timestamptz is null then f.epoch else l.epoch end,
+            clock = case when $4::timestamptz is null then nextval('bridge.clock') else l.clock end",
+            "from bridge.fence f",
+        ],
+        Layout::Final => [""; 2],
+    };
+    format!(
+        "update scheduler.locks l
+        set expires_at = coalesce($4::timestamptz,
+                date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') + $3 * interval '1 millisecond'),
+            token = $2{set}
+        {fence}
+        where l.id = $1 and coalesce(l.token, 0) <= $2"
+    )
 }
 
 /// Lets locks go. Their rows stay, for the tokens.
@@ -94,41 +180,6 @@ pub async fn let_go(connection: &mut PgConnection, advisories: &[i64]) -> sqlx::
         }
     };
     done.map(|_| ())
-}
-
-/// Begins a lease anew, or as another store has. That the lock is held is shown by the session, which is the one that took
-/// it; only a greater token shows that it is not. A smaller one is what the mirror has brought late. Answers whether it did.
-pub async fn renew(
-    (connection, layout): (&mut PgConnection, Layout),
-    key: &LockKey,
-    token: i64,
-    lease: i64,
-    given: Option<&Given>,
-) -> sqlx::Result<bool> {
-    let [set, fence] = match layout {
-        Layout::Moving => [
-            ", epoch = case when $4::timestamptz is null then f.epoch else l.epoch end,
-            clock = case when $4::timestamptz is null then nextval('bridge.clock') else l.clock end",
-            "from bridge.fence f",
-        ],
-        Layout::Final => [""; 2],
-    };
-    let sql = format!(
-        "update scheduler.locks l
-        set expires_at = coalesce($4::timestamptz,
-                date_trunc('milliseconds', clock_timestamp() + interval '999 microseconds') + $3 * interval '1 millisecond'),
-            token = $2{set}
-        {fence}
-        where l.id = $1 and coalesce(l.token, 0) <= $2"
-    );
-    let renewed = sqlx::query(AssertSqlSafe(sql))
-        .bind(key.id())
-        .bind(token)
-        .bind(lease)
-        .bind(given.map(|given| given.expires_at))
-        .execute(connection)
-        .await?;
-    Ok(renewed.rows_affected() == 1)
 }
 
 /// A session that holds an advisory lock though the lease of its row is over.
