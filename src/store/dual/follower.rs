@@ -242,9 +242,10 @@ impl Work {
     async fn transact(&self, items: &[Item]) -> sqlx::Result<()> {
         let level = Level::of(items, None);
         let mut session = self.sessions.open().await?;
+        // One round trip for the beginning and the locks; no snapshot is older than they are. If it fails it may have left a
+        // transaction that the driver knows nothing of, and the session is not kept.
+        let mut transaction = session.begin_with(AssertSqlSafe(format!("begin; {}", level.locks()))).await?;
         let done = async {
-            // One round trip for the beginning and the locks; no snapshot is older than they are.
-            let mut transaction = session.begin_with(AssertSqlSafe(format!("begin; {}", level.locks()))).await?;
             self.secondary.write_locked(level, &mut transaction).await?;
             transaction.commit().await
         };

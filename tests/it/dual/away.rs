@@ -6,16 +6,21 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use scheduler_bridge::entity::runs::RunState;
+use scheduler_bridge::lock::of_collection;
+use scheduler_bridge::phase::Phase;
 use scheduler_bridge::scheduler::Scheduler;
 use scheduler_bridge::scheduler::runs::Progress;
 use scheduler_bridge::store::dual::DualStore;
 use scheduler_bridge::verify::Verdict;
+use sqlx::{Connection, Executor};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::switch::{followed, turned};
-use super::{LIMIT, backends, connect};
+use super::{LIMIT, backends, connect, turn};
 use crate::bed::{Bed, until};
+use crate::faults::gate;
 use crate::mirror::memory::signal;
 use crate::stores::samples::{at, run, tenant};
 use crate::verify::verify;
@@ -117,5 +122,33 @@ async fn a_secondary_that_stands_still_for_a_minute_fails_no_write_and_is_level_
     second.end().await;
     crate::outbox::until_drained(&bed).await;
     assert_level(&bed).await;
+    connected.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_beginning_the_server_refused_is_not_used_again() {
+    let bed = Bed::new().await;
+    turn(&bed, Phase::MongoPrimary, 2).await;
+    let connected = connect(&backends(&bed)).await;
+    // The server is to refuse it before the follower gives up.
+    let mut tuning = *connected.store.tuning().borrow();
+    tuning.protection.deadline = LIMIT;
+    connected.store.tune(tuning);
+    let (runs, followed) = (Scheduler::new(&connected.store).runs, connected.store.followed().expect("a follower"));
+    let mut holder = gate::connect(&bed).await;
+    let hold = sqlx::query("select pg_advisory_lock($1)").bind(of_collection("runs"));
+    hold.execute(&mut holder).await.expect("hold the collection");
+    runs.create(&run("a", "refused")).await.expect("create");
+    gate::until_waits(&bed, "query like 'begin; %'").await;
+    let cancel = "select pg_cancel_backend(pid) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and query like 'begin; %'";
+    bed.pool().execute(cancel).await.expect("cancel it");
+    until("it has failed", LIMIT, async || followed.failed.count() == 1).await;
+    holder.close().await.expect("let the collection go");
+    let follows = async || {
+        runs.create(&run("a", &Uuid::new_v4().to_string())).await.expect("create");
+        followed.level.count() > 0
+    };
+    until("PostgreSQL follows again", LIMIT, follows).await;
     connected.close().await;
 }
