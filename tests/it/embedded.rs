@@ -138,7 +138,12 @@ async fn an_owner_that_ends_leaves_nothing(how: &str, signal: Option<Signal>) {
         assert!(owner.traces.are_there());
         kill_process(system_process(owner.process.id()), signal).expect("send the signal");
     }
-    owner.process.wait().expect("wait for the owner");
+    // A shell has its background jobs ignore SIGINT, and whoever they start.
+    let has_ended = || {
+        let ended = owner.process.try_wait().expect("look at the owner").is_some();
+        async move { ended }
+    };
+    until("the owner has ended (is SIGINT ignored here?)", LIMIT, has_ended).await;
     until("processes and folders are gone", LIMIT, async || owner.traces.are_gone()).await;
 }
 
