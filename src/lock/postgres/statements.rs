@@ -94,17 +94,21 @@ impl Statements {
     }
 }
 
+/// What the move needs of a row that is written: columns, their values, and where those come from.
+fn stamped(layout: Layout) -> [&'static str; 3] {
+    match layout {
+        Layout::Moving => [", epoch, clock", ", f.epoch, nextval('bridge.clock')", ", bridge.fence f"],
+        Layout::Final => [""; 3],
+    }
+}
+
 /// The advisory lock comes first (`materialized`: once, before the rows), and only under it is the token counted up:
 /// `on conflict` sees the newest version of the row, whatever snapshot the statement has.
 fn take(wanted: &str, layout: Layout) -> String {
-    let [columns, values, fence, set] = match layout {
-        Layout::Moving => [
-            ", epoch, clock",
-            ", f.epoch, nextval('bridge.clock')",
-            ", bridge.fence f",
-            ", residue = null, epoch = excluded.epoch, clock = excluded.clock",
-        ],
-        Layout::Final => [""; 4],
+    let [columns, values, fence] = stamped(layout);
+    let set = match layout {
+        Layout::Moving => ", residue = null, epoch = excluded.epoch, clock = excluded.clock",
+        Layout::Final => "",
     };
     format!(
         "with asked as materialized (
@@ -126,16 +130,14 @@ fn take(wanted: &str, layout: Layout) -> String {
 /// A row that the mirror has brought from the other store since this acquisition began there counts already, and stays as
 /// it is.
 fn take_given(layout: Layout) -> String {
-    let [columns, values, fence, set] = match layout {
-        Layout::Moving => [
-            ", epoch, clock",
-            ", f.epoch, nextval('bridge.clock')",
-            ", bridge.fence f",
+    let [columns, values, fence] = stamped(layout);
+    let set = match layout {
+        Layout::Moving => {
             ", residue = case when l.owner = excluded.owner then l.residue end,
             epoch = case when l.owner = excluded.owner then l.epoch else excluded.epoch end,
-            clock = case when l.owner = excluded.owner then l.clock else excluded.clock end",
-        ],
-        Layout::Final => [""; 4],
+            clock = case when l.owner = excluded.owner then l.clock else excluded.clock end"
+        }
+        Layout::Final => "",
     };
     format!(
         "with asked as materialized (select pg_try_advisory_lock($2) as held)
